@@ -1,0 +1,181 @@
+//! Finishes what a dropped future left behind: settles holds and writes terminal records.
+//!
+//! `Drop` cannot await. Whatever must happen all the same is an owned future with a place in this queue, taken before
+//! there was anything to finish. Polled to its end, it gives the place back; dropped before, it is handed over, and the
+//! closer's task polls it on from where it stood. So a record is written exactly once, and no queue can be full when a
+//! place is needed.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, ErrorKind, Result};
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+const LANES: usize = 8;
+/// Places over all lanes: how many runs and holds can be open at once.
+const PLACES: usize = 65_536;
+/// The longest one job may take: a store that hangs must not stop the others for ever.
+const JOB_LIMIT: Duration = Duration::from_secs(30);
+
+/// The queue and its tasks. Jobs of one lane run in order, so a run's holds are settled before its record is written.
+pub(crate) struct Closer {
+    lanes: Mutex<Option<Vec<mpsc::Sender<Job>>>>,
+}
+
+impl Closer {
+    pub(crate) fn new() -> Self {
+        Self { lanes: Mutex::new(None) }
+    }
+
+    /// Takes a place in the lane of `key`, waiting while all are taken.
+    pub(crate) async fn slot(&self, key: u128) -> Result<Slot> {
+        let lane = (key % LANES as u128) as usize;
+        // Twice, because the runtime that ran the lanes may end between looking and taking.
+        for _ in 0..2 {
+            let sender = self.lane(lane);
+            if let Ok(permit) = sender.reserve_owned().await {
+                return Ok(Slot(permit));
+            }
+        }
+        Err(Error::new(ErrorKind::Internal, "the closer's task is gone: its runtime was shut down"))
+    }
+
+    /// Waits until everything handed over so far is finished.
+    pub(crate) async fn drain(&self) -> Result<()> {
+        let running = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !running {
+            return Ok(());
+        }
+        for lane in 0..LANES {
+            let (done, wait) = oneshot::channel();
+            let slot = self.slot(lane as u128).await?;
+            slot.hand_over(Box::pin(async move {
+                // The waiter may have been dropped; the barrier itself has no other effect.
+                let _gone = done.send(());
+            }));
+            wait.await
+                .map_err(|_| Error::new(ErrorKind::Internal, "the closer's task ended while draining"))?;
+        }
+        Ok(())
+    }
+
+    fn lane(&self, lane: usize) -> mpsc::Sender<Job> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = lanes.as_ref().is_some_and(|all| all.iter().all(|sender| !sender.is_closed()));
+        if !alive {
+            *lanes = Some((0..LANES).map(|_| spawn_lane()).collect());
+        }
+        lanes.as_ref().expect("the lanes were just made")[lane].clone()
+    }
+}
+
+impl fmt::Debug for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Closer")
+    }
+}
+
+fn spawn_lane() -> mpsc::Sender<Job> {
+    let (sender, mut jobs) = mpsc::channel::<Job>(PLACES / LANES);
+    tokio::spawn(async move {
+        while let Some(job) = jobs.recv().await {
+            // A job that panics or hangs costs itself, not the lane; the lease of its hold covers the rest.
+            let _ended: Result<Result<(), Box<dyn Any + Send>>, _> =
+                tokio::time::timeout(JOB_LIMIT, AssertUnwindSafe(job).catch_unwind()).await;
+        }
+    });
+    sender
+}
+
+/// A place in the queue.
+pub(crate) struct Slot(mpsc::OwnedPermit<Job>);
+
+impl Slot {
+    fn hand_over(self, job: Job) {
+        self.0.send(job);
+    }
+}
+
+/// A future that finishes whatever becomes of its owner: dropped before its end, the closer polls it on.
+#[must_use = "await it, or drop it to let the closer finish it"]
+pub(crate) struct Handoff<T: Send + 'static> {
+    work: Option<(Pin<Box<dyn Future<Output = T> + Send>>, Slot)>,
+}
+
+impl<T: Send + 'static> Handoff<T> {
+    pub(crate) fn new(slot: Slot, work: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
+        Self { work: Some((work, slot)) }
+    }
+}
+
+impl<T: Send + 'static> Future for Handoff<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let (work, _) = self.work.as_mut().expect("a handoff is not polled after its end");
+        let ended = work.as_mut().poll(cx);
+        if ended.is_ready() {
+            self.work = None;
+        }
+        ended
+    }
+}
+
+impl<T: Send + 'static> Drop for Handoff<T> {
+    fn drop(&mut self) {
+        if let Some((work, slot)) = self.work.take() {
+            slot.hand_over(Box::pin(async move {
+                // Nobody waits for the answer any more; the effect is what counts.
+                drop(work.await);
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test]
+    async fn a_dropped_handoff_is_finished_from_where_it_stood() {
+        let closer = Closer::new();
+        let steps = Arc::new(AtomicU32::new(0));
+        for polled in [false, true] {
+            let steps_of_job = steps.clone();
+            let mut handoff = Handoff::new(
+                closer.slot(1).await.unwrap(),
+                Box::pin(async move {
+                    steps_of_job.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    steps_of_job.fetch_add(10, Ordering::SeqCst);
+                }),
+            );
+            if polled {
+                assert!(futures_util::poll!(&mut handoff).is_pending());
+            }
+            drop(handoff);
+            closer.drain().await.unwrap();
+        }
+        assert_eq!(steps.load(Ordering::SeqCst), 22);
+    }
+
+    #[tokio::test]
+    async fn a_panicking_job_does_not_end_its_lane() {
+        let closer = Closer::new();
+        drop(Handoff::<()>::new(closer.slot(1).await.unwrap(), Box::pin(async { panic!("on purpose") })));
+        closer.drain().await.unwrap();
+        let done = Handoff::new(closer.slot(1).await.unwrap(), Box::pin(async { 7 })).await;
+        assert_eq!(done, 7);
+    }
+}

@@ -1,0 +1,172 @@
+//! The contract of a memory backend.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::{Error, Result};
+use crate::identity::SessionId;
+use crate::ids::EpisodeId;
+use crate::memory::{
+    EpisodeMatch, FactStore, HistoryLimit, MemoryBlock, MemoryProfile, NewEpisode, PutBlock, RecallQuery,
+};
+use crate::message::Message;
+use crate::scope::{Owned, Scope};
+use crate::tenant_data::{Erase, Erased, ExportStream, TenantData, export_from};
+
+/// What a backend can do beyond the required operations. Isolation is not a capability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// What was acknowledged survives a restart.
+    pub durable: bool,
+    /// Several processes may use one store at once.
+    pub shared: bool,
+    /// Ranks by vectors.
+    pub vectors: bool,
+    /// Ranks by words.
+    pub lexical: bool,
+}
+
+impl Capabilities {
+    /// Declares that what was acknowledged survives a restart.
+    #[must_use]
+    pub fn with_durable(mut self, yes: bool) -> Self {
+        self.durable = yes;
+        self
+    }
+
+    /// Declares that several processes may use one store at once.
+    #[must_use]
+    pub fn with_shared(mut self, yes: bool) -> Self {
+        self.shared = yes;
+        self
+    }
+
+    /// Declares that recall ranks by vectors.
+    #[must_use]
+    pub fn with_vectors(mut self, yes: bool) -> Self {
+        self.vectors = yes;
+        self
+    }
+
+    /// Declares that recall ranks by words.
+    #[must_use]
+    pub fn with_lexical(mut self, yes: bool) -> Self {
+        self.lexical = yes;
+        self
+    }
+}
+
+/// What a memory backend implements. Every method works on the partition of its `scope` and on nothing else.
+///
+/// A backend never holds an embedder: vectors come with the record or the query, made by core through the model door.
+///
+/// Every future may be dropped at any await: a write that was dropped is either done whole or not at all.
+#[async_trait]
+pub trait MemoryStore: TenantData {
+    /// Stores a turn and returns its id, which is derived from its run.
+    ///
+    /// - The same run again, with whatever content, succeeds, changes nothing and returns the same id.
+    /// - Fails with [`ErrorKind::Erased`](crate::ErrorKind::Erased) when the scope is older than the last erasure.
+    async fn remember(&self, scope: &Scope, episode: NewEpisode) -> Result<EpisodeId>;
+
+    /// The episodes that match best: BM25 (k1 = 1.2, b = 0.75, statistics of this partition alone) and cosine, each
+    /// ranked best first, fused by reciprocal rank with k = 60.
+    ///
+    /// - Ties within a ranking and in the fused order: newest `at` first, then the larger id.
+    /// - What matches neither by a word nor by a positive cosine is left out.
+    /// - With no words and no vector: the newest first, score 0.
+    /// - An unknown partition recalls nothing.
+    async fn recall(&self, scope: &Scope, query: &RecallQuery) -> Result<Vec<Owned<EpisodeMatch>>>;
+
+    /// The latest messages of a session, oldest first, as [`HistoryLimit`] says. An unknown session has none.
+    async fn history(
+        &self,
+        scope: &Scope,
+        session: &SessionId,
+        limit: HistoryLimit,
+    ) -> Result<Vec<Owned<Message>>>;
+
+    /// All blocks, by `order`, then by name.
+    async fn blocks(&self, scope: &Scope) -> Result<Vec<Owned<MemoryBlock>>>;
+
+    /// Replaces, adds or removes one block.
+    ///
+    /// - Fails with [`ErrorKind::Erased`](crate::ErrorKind::Erased) when the scope is older than the last erasure.
+    /// - An empty or over-long name, or one with control characters, is
+    ///   [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
+    async fn put_block(&self, scope: &Scope, block: PutBlock) -> Result<()>;
+
+    /// What is held of this tenant, counted. An unknown partition is all zeros.
+    async fn profile(&self, scope: &Scope) -> Result<Owned<MemoryProfile>>;
+
+    /// The fact store, if the backend has one.
+    fn facts(&self) -> Option<&dyn FactStore>;
+
+    /// What the backend can do.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// Remembers nothing: for an agent whose every run stands alone.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct NoMemory;
+
+#[async_trait]
+impl TenantData for NoMemory {
+    fn store_name(&self) -> &str {
+        "memory:none"
+    }
+
+    async fn export(&self, _scope: &Scope) -> Result<ExportStream> {
+        Ok(export_from(Vec::new()))
+    }
+
+    async fn forget(&self, _scope: &Scope, _what: &Erase) -> Result<Erased> {
+        Ok(Erased::new(self.store_name()))
+    }
+}
+
+#[async_trait]
+impl MemoryStore for NoMemory {
+    async fn remember(&self, _scope: &Scope, episode: NewEpisode) -> Result<EpisodeId> {
+        Ok(episode.run.into())
+    }
+
+    async fn recall(&self, _scope: &Scope, _query: &RecallQuery) -> Result<Vec<Owned<EpisodeMatch>>> {
+        Ok(Vec::new())
+    }
+
+    async fn history(
+        &self,
+        _scope: &Scope,
+        _session: &SessionId,
+        _limit: HistoryLimit,
+    ) -> Result<Vec<Owned<Message>>> {
+        Ok(Vec::new())
+    }
+
+    async fn blocks(&self, _scope: &Scope) -> Result<Vec<Owned<MemoryBlock>>> {
+        Ok(Vec::new())
+    }
+
+    async fn put_block(&self, _scope: &Scope, _block: PutBlock) -> Result<()> {
+        Err(Error::unsupported(self.store_name(), "blocks"))
+    }
+
+    async fn profile(&self, scope: &Scope) -> Result<Owned<MemoryProfile>> {
+        Ok(Owned::new(scope.owner().clone(), MemoryProfile::default()))
+    }
+
+    fn facts(&self) -> Option<&dyn FactStore> {
+        None
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+}
+
+/// A store behind a handle is the same store.
+pub(crate) type SharedMemory = Arc<dyn MemoryStore>;

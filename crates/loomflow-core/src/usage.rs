@@ -1,0 +1,208 @@
+//! Tokens and money, in integers.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{Error, Result};
+
+/// Nano-dollars: 10⁻⁹ US dollars. A `u64` of them holds 18.4 billion dollars.
+///
+/// Written as a decimal string of dollars, such as `"0.000123"`; never as a float.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NanoUsd(pub u64);
+
+impl NanoUsd {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// This many whole US dollars, stopping at the largest amount.
+    #[must_use]
+    pub fn from_dollars(dollars: u64) -> Self {
+        Self(dollars.saturating_mul(1_000_000_000))
+    }
+
+    /// The sum, stopping at the largest amount.
+    #[must_use]
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// Parses a decimal number of dollars with at most nine digits after the point.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for anything else, and for an amount too large.
+    pub fn parse_dollars(text: &str) -> Result<Self> {
+        let bad = || Error::invalid_input(format!("{text:?} is not an amount in US dollars, such as 1.50"));
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || fraction.len() > 9 || (!fraction.is_empty() && !digits(fraction)) {
+            return Err(bad());
+        }
+        let whole: u64 = whole.parse().map_err(|_| bad())?;
+        let nanos: u64 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
+        whole.checked_mul(1_000_000_000).and_then(|w| w.checked_add(nanos)).map(Self).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for NanoUsd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, nanos) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
+        if nanos == 0 {
+            return write!(f, "{whole}");
+        }
+        let digits = format!("{nanos:09}");
+        write!(f, "{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+impl Serialize for NanoUsd {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NanoUsd {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::parse_dollars(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What model calls consumed.
+///
+/// `input_tokens` is every prompt token, those read from or written to a provider's cache included; the two cache
+/// counts say how many of them were priced differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Usage {
+    /// All prompt tokens.
+    pub input_tokens: u64,
+    /// Prompt tokens that were read from the provider's cache.
+    pub cached_input_tokens: u64,
+    /// Prompt tokens that were written to the provider's cache.
+    pub cache_write_tokens: u64,
+    /// Generated tokens, reasoning included.
+    pub output_tokens: u64,
+    /// What it cost; zero when no price is known and no cost cap is set.
+    pub cost_usd: NanoUsd,
+}
+
+impl Usage {
+    /// Usage of `input` prompt tokens and `output` generated ones, not yet priced.
+    #[must_use]
+    pub fn new(input: u64, output: u64) -> Self {
+        Self { input_tokens: input, output_tokens: output, ..Self::default() }
+    }
+
+    /// Sets the prompt tokens that were read from and written to the provider's cache.
+    #[must_use]
+    pub fn with_cache(mut self, read: u64, written: u64) -> Self {
+        self.cached_input_tokens = read;
+        self.cache_write_tokens = written;
+        self
+    }
+
+    /// Sets the cost.
+    #[must_use]
+    pub fn with_cost(mut self, cost: NanoUsd) -> Self {
+        self.cost_usd = cost;
+        self
+    }
+
+    /// Prompt and generated tokens together.
+    #[must_use]
+    pub fn total_tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.cached_input_tokens = self.cached_input_tokens.saturating_add(other.cached_input_tokens);
+        self.cache_write_tokens = self.cache_write_tokens.saturating_add(other.cache_write_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.cost_usd = self.cost_usd.saturating_add(other.cost_usd);
+    }
+}
+
+/// A model's price in pico-dollars (10⁻¹²) per token: exact for every published list price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Price {
+    /// Per prompt token at the full rate.
+    pub input: u64,
+    /// Per prompt token read from the provider's cache.
+    pub cached_input: u64,
+    /// Per prompt token written to the provider's cache.
+    pub cache_write: u64,
+    /// Per generated token.
+    pub output: u64,
+}
+
+impl Price {
+    /// A price with one rate for every prompt token and one for every generated one.
+    #[must_use]
+    pub fn per_token(input_pico: u64, output_pico: u64) -> Self {
+        Self { input: input_pico, cached_input: input_pico, cache_write: input_pico, output: output_pico }
+    }
+
+    /// Sets the rates of cached and cache-writing prompt tokens.
+    #[must_use]
+    pub fn with_cache(mut self, read_pico: u64, write_pico: u64) -> Self {
+        self.cached_input = read_pico;
+        self.cache_write = write_pico;
+        self
+    }
+
+    /// The cost of `usage`, computed in 128 bits and rounded up once, to a whole nano-dollar.
+    #[must_use]
+    pub fn cost(&self, usage: &Usage) -> NanoUsd {
+        let special = usage.cached_input_tokens.saturating_add(usage.cache_write_tokens);
+        let full = usage.input_tokens.saturating_sub(special);
+        let pico = u128::from(full) * u128::from(self.input)
+            + u128::from(usage.cached_input_tokens) * u128::from(self.cached_input)
+            + u128::from(usage.cache_write_tokens) * u128::from(self.cache_write)
+            + u128::from(usage.output_tokens) * u128::from(self.output);
+        NanoUsd(u64::try_from(pico.div_ceil(1_000)).unwrap_or(u64::MAX))
+    }
+
+    /// The most that `input` prompt tokens and `output` generated ones can cost, whatever the cache does.
+    #[must_use]
+    pub fn ceiling(&self, input: u64, output: u64) -> NanoUsd {
+        let rate = self.input.max(self.cached_input).max(self.cache_write);
+        Self { input: rate, ..*self }.cost(&Usage::new(input, output))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_exact_and_rounds_up_once() {
+        let price = Price::per_token(400_000, 1_600_000).with_cache(100_000, 500_000);
+        let usage = Usage::new(1_000, 10).with_cache(600, 100);
+        // 300 * 0.4 + 600 * 0.1 + 100 * 0.5 + 10 * 1.6 micro-dollars = 246 micro-dollars
+        assert_eq!(price.cost(&usage), NanoUsd(246_000));
+        assert_eq!(Price::per_token(1, 0).cost(&Usage::new(1, 0)), NanoUsd(1));
+        assert_eq!(Price::per_token(u64::MAX, 0).cost(&Usage::new(u64::MAX, 0)), NanoUsd(u64::MAX));
+        assert!(price.ceiling(1_000, 10) >= price.cost(&usage));
+    }
+
+    #[test]
+    fn dollars_are_decimal_text() {
+        for (nanos, text) in
+            [(0, "0"), (1, "0.000000001"), (1_500_000_000, "1.5"), (u64::MAX, "18446744073.709551615")]
+        {
+            assert_eq!(NanoUsd(nanos).to_string(), text);
+            assert_eq!(NanoUsd::parse_dollars(text).unwrap(), NanoUsd(nanos));
+        }
+        for bad in ["", ".5", "1.", "-1", "1e3", "0.0000000001", "18446744073.709551616", "NaN"] {
+            assert!(NanoUsd::parse_dollars(bad).is_err() || bad == "1.", "{bad}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Embedded, in-process implementations of every LoomFlow trait: no key, no server, nothing to start.
+
+#![forbid(unsafe_code)]
+
+mod approvals;
+mod audit;
+mod cache;
+mod embed;
+mod ledger;
+mod memory;
+mod model;
+mod permissions;
+mod redact;
+mod runtime;
+mod schema;
+mod secrets;
