@@ -18,7 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, ErrorKind, Result};
 
-type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A boxed future that can be polled by whoever holds it.
+pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+type Job = Work<()>;
 
 const LANES: usize = 8;
 /// Places over all lanes: how many runs and holds can be open at once.
@@ -108,11 +111,11 @@ impl Slot {
 /// A future that finishes whatever becomes of its owner: dropped before its end, the closer polls it on.
 #[must_use = "await it, or drop it to let the closer finish it"]
 pub(crate) struct Handoff<T: Send + 'static> {
-    work: Option<(Pin<Box<dyn Future<Output = T> + Send>>, Slot)>,
+    work: Option<(Work<T>, Slot)>,
 }
 
 impl<T: Send + 'static> Handoff<T> {
-    pub(crate) fn new(slot: Slot, work: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
+    pub(crate) fn new(slot: Slot, work: Work<T>) -> Self {
         Self { work: Some((work, slot)) }
     }
 }
@@ -162,7 +165,7 @@ mod tests {
                 }),
             );
             if polled {
-                assert!(futures_util::poll!(&mut handoff).is_pending());
+                assert!((&mut handoff).now_or_never().is_none());
             }
             drop(handoff);
             closer.drain().await.unwrap();

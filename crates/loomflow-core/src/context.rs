@@ -14,6 +14,7 @@ use crate::identity::{SessionId, UserId};
 use crate::ids::RunId;
 use crate::memory::{MemoryStore, ScopedMemory};
 use crate::redact::{Redacted, Redactor};
+use crate::run::RunClock;
 use crate::scope::{Owned, Scope};
 use crate::secret::{Secret, SecretRef, Secrets};
 use crate::telemetry::{Label, Telemetry};
@@ -41,7 +42,7 @@ struct Inner {
     scope: Scope,
     run: RunId,
     session: SessionId,
-    deadline: Option<Instant>,
+    clock: Arc<RunClock>,
     metadata: Arc<BTreeMap<String, String>>,
 }
 
@@ -51,14 +52,14 @@ pub(crate) struct ContextParts {
     pub(crate) scope: Scope,
     pub(crate) run: RunId,
     pub(crate) session: SessionId,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) clock: Arc<RunClock>,
     pub(crate) metadata: Arc<BTreeMap<String, String>>,
 }
 
 impl RunContext {
     pub(crate) fn new(parts: ContextParts) -> Self {
-        let ContextParts { services, scope, run, session, deadline, metadata } = parts;
-        Self(Arc::new(Inner { services, scope, run, session, deadline, metadata }))
+        let ContextParts { services, scope, run, session, clock, metadata } = parts;
+        Self(Arc::new(Inner { services, scope, run, session, clock, metadata }))
     }
 
     /// The run's partition, to pass to a store of your own.
@@ -85,10 +86,10 @@ impl RunContext {
         &self.0.session
     }
 
-    /// When the run must be over, if it must.
+    /// When the run must be over. It moves while the run waits for a person.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.0.deadline
+    pub fn deadline(&self) -> Instant {
+        self.0.clock.deadline()
     }
 
     /// What the caller attached to the run. Informative only: it names nobody and grants nothing.

@@ -4,6 +4,7 @@
 //! and refuses everybody but conformance, serve, cli, bench and tests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -17,6 +18,7 @@ use crate::memory::NoMemory;
 use crate::message::{Digest, ToolCall, canonical_json};
 use crate::model::{AdmittedCall, AdmittedEmbed, ModelRequest};
 use crate::redact::{KeepAll, Redactor};
+use crate::run::RunClock;
 use crate::scope::{Epoch, Owner, Scope};
 use crate::secret::NoSecrets;
 use crate::telemetry::NoTelemetry;
@@ -28,7 +30,8 @@ pub fn assume_scope(namespace: Namespace, identity: Identity, epoch: Epoch) -> S
     Scope::mint(Owner::new(namespace, identity), epoch)
 }
 
-/// A run context with a scope of your choosing and nothing behind it: no memory, no audit, no secrets.
+/// A run context with a scope of your choosing and nothing behind it: no memory, no audit, no secrets. Its deadline is an
+/// hour away.
 #[must_use]
 pub fn detached_context(scope: Scope) -> RunContext {
     let services = Services {
@@ -45,7 +48,7 @@ pub fn detached_context(scope: Scope) -> RunContext {
         scope,
         run: RunId::from_u128(rand::random()),
         session: SessionId::fresh(),
-        deadline: None,
+        clock: Arc::new(RunClock::new(Duration::from_secs(3_600))),
         metadata: Arc::default(),
     })
 }

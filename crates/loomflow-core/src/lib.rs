@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod agent;
 mod approval;
 mod audit;
 mod cache;
@@ -18,17 +19,20 @@ mod clock;
 mod closer;
 mod context;
 pub mod danger;
+mod door;
 mod error;
 mod event;
 mod identity;
 mod ids;
 mod ledger;
+pub mod r#loop;
 mod memory;
 mod message;
 mod model;
 mod permissions;
 mod redact;
 mod result;
+mod run;
 mod runtime;
 mod schema;
 mod scope;
@@ -38,6 +42,10 @@ mod tenant_data;
 mod tool;
 mod usage;
 
+pub use agent::{
+    Agent, AgentBuilder, EventStream, ForgetReceipt, HasModel, IntoShared, NoModel, Run, StreamRun,
+    UnlimitedLedger, UserAgent,
+};
 pub use approval::{
     Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
 };
@@ -48,6 +56,7 @@ pub use audit::{
 pub use cache::{NoCache, ToolCache};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use context::RunContext;
+pub use door::RetryPolicy;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use identity::{Identity, LEGACY_ANONYMOUS_SENTINEL, Namespace, SessionId, UserId};
@@ -66,7 +75,7 @@ pub use model::{
     AdmittedCall, AdmittedEmbed, Delta, Done, Embedded, Embedder, Model, ModelCapabilities, ModelRequest,
     ModelStream, StopReason, estimate_tokens,
 };
-pub use permissions::{Decision, Permissions, PostToolHook, PreToolHook};
+pub use permissions::{Decision, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
 pub use redact::{KeepAll, ObjectWriter, Redacted, Redactor, Scrub};
 pub use result::{RunResult, RunStatus, ToolCallReport, ToolStatus};
 pub use runtime::{Recorded, RunLease, RunOpening, RunRecord, Runtime, StepKey};

@@ -80,6 +80,21 @@ pub trait Permissions: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// The policy of an agent that was given none: what only reads runs, everything else asks.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct ReadOnlyRuns;
+
+#[async_trait]
+impl Permissions for ReadOnlyRuns {
+    async fn check(&self, _ctx: &RunContext, _call: &ToolCall, effect: Effect) -> Result<Decision> {
+        Ok(match effect {
+            Effect::Read => Decision::Allow,
+            _ => Decision::ask(format!("a {} call needs approval", effect.as_str())),
+        })
+    }
+}
+
 /// A gate that runs before a tool. It can only make things stricter.
 #[async_trait]
 pub trait PreToolHook: fmt::Debug + Send + Sync + 'static {

@@ -244,6 +244,10 @@ impl<T> Owned<T> {
         }
     }
 
+    pub(crate) fn peek(&self) -> &T {
+        &self.value
+    }
+
     pub(crate) fn into_value(self) -> T {
         self.value
     }

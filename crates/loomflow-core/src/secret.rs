@@ -13,6 +13,7 @@ use crate::scope::Scope;
 ///
 /// There is no `Debug`, `Display`, `Serialize` or `Clone`: share it as `Arc<Secret<_>>`. [`Secret::expose`] is the
 /// one way to the value, so a reader can search for who uses it.
+#[allow(missing_debug_implementations, reason = "a secret that can be formatted will be")]
 pub struct Secret<T: Zeroize>(T);
 
 impl<T: Zeroize> Secret<T> {

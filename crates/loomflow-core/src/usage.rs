@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 ///
 /// Written as a decimal string of dollars, such as `"0.000123"`; never as a float.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "a number with a unit, and nothing will be added to it")]
 pub struct NanoUsd(pub u64);
 
 impl NanoUsd {

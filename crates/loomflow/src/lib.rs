@@ -1,1 +1,31 @@
-//! Placeholder
+//! LLM agents for many users at once.
+//!
+//! One shared [`Agent`] serves every tenant, and memory, budget, permissions, approvals, audit, telemetry, secrets and
+//! durable runs are all partitioned by `user_id`: a tenant can never see, spend, approve or erase what belongs to
+//! another, and an operator can prove it.
+//!
+//! Start with the [`prelude`]; pick backends with cargo features. A feature adds names and never changes behaviour, and
+//! nothing registers itself.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `local` (default) | [`local`]: in-process implementations of every trait |
+
+#![forbid(unsafe_code)]
+
+pub use loomflow_core::*;
+
+#[cfg(feature = "local")]
+pub use loomflow_local as local;
+
+/// What most applications need.
+pub mod prelude {
+    pub use loomflow_core::{
+        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, Namespace, NanoUsd,
+        PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef, SessionId, Tool, ToolOutcome,
+        ToolSpec, UserId, Window,
+    };
+
+    #[cfg(feature = "local")]
+    pub use loomflow_local::*;
+}

@@ -49,7 +49,7 @@ mod sealed {
 /// dropping it hands the close to the closer, synchronously, and that cannot fail for want of room.
 #[must_use = "a reservation that is dropped is refunded (held) or charged its estimate (sent)"]
 pub struct Reservation<P: Phase> {
-    open: Option<Box<Open>>,
+    open: Option<Open>,
     phase: PhantomData<P>,
 }
 
@@ -87,7 +87,7 @@ impl Reservation<Held> {
     pub(crate) fn new(ticket: HoldTicket) -> Self {
         let HoldTicket { ledger, scope, hold, input_tokens, output_tokens, price, slot } = ticket;
         let open = Open { ledger, scope, hold, input_tokens, output_tokens, streamed: 0, price, slot };
-        Self { open: Some(Box::new(open)), phase: PhantomData }
+        Self { open: Some(open), phase: PhantomData }
     }
 
     /// Records in the ledger that the request is about to leave. Only then may it leave.
@@ -113,8 +113,17 @@ impl Reservation<Sent> {
 
     /// Charges what the provider reports, and ends the hold. `None` charges the estimate, marked as such.
     ///
-    /// The answer says what was charged. Dropping the future does not lose the charge: the closer finishes it.
-    pub(crate) fn settle(mut self, usage: Option<Usage>) -> (Usage, Handoff<Result<Settled>>) {
+    /// Dropping the future does not lose the charge: the closer finishes it.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the ledger fails with; the hold's lease then charges the estimate.
+    pub async fn settle(self, usage: Option<Usage>) -> Result<Settled> {
+        self.settle_and_tell(usage).1.await
+    }
+
+    /// Like `settle`; says at once what is charged.
+    pub(crate) fn settle_and_tell(mut self, usage: Option<Usage>) -> (Usage, Handoff<Result<Settled>>) {
         let open =
             self.open.take().expect("a reservation is open until it is settled, and settling consumes it");
         let (usage, estimated) = open.bill(usage);
@@ -137,8 +146,8 @@ impl Open {
         (usage.with_cost(cost), estimated)
     }
 
-    fn close(self: Box<Self>, charge: Charge) -> Handoff<Result<Settled>> {
-        let Self { ledger, scope, hold, slot, .. } = *self;
+    fn close(self, charge: Charge) -> Handoff<Result<Settled>> {
+        let Self { ledger, scope, hold, slot, .. } = self;
         Handoff::new(slot, Box::pin(async move { ledger.close(&scope, hold, charge).await }))
     }
 }

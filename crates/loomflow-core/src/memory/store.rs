@@ -1,7 +1,5 @@
 //! The contract of a memory backend.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 
 use crate::error::{Error, Result};
@@ -167,6 +165,3 @@ impl MemoryStore for NoMemory {
         Capabilities::default()
     }
 }
-
-/// A store behind a handle is the same store.
-pub(crate) type SharedMemory = Arc<dyn MemoryStore>;

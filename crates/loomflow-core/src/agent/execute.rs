@@ -1,0 +1,316 @@
+//! One run from the door to its terminal record.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::agent::AgentInner;
+use crate::audit::{Action, Actor};
+use crate::clock::Timestamp;
+use crate::context::{ContextParts, RunContext};
+use crate::door::{embed, refused};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, EventKind};
+use crate::identity::SessionId;
+use crate::ids::RunId;
+use crate::ledger::{Hold, Reserve};
+use crate::r#loop::{Outcome, Task, drive};
+use crate::memory::NewEpisode;
+use crate::result::{RunResult, RunStatus};
+use crate::run::{Ending, Finisher, RunClock, RunState};
+use crate::runtime::{RunLease, RunOpening};
+use crate::schema::OutputSchema;
+use crate::scope::Owner;
+
+/// How long writing the finished turn into memory may take: its answer is there already, and is not given up for it.
+const COMMIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What was asked.
+pub(crate) struct Asked {
+    pub(crate) input: Arc<str>,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) session_error: Option<Error>,
+    pub(crate) schema: Option<Arc<dyn OutputSchema>>,
+    pub(crate) output_retries: u32,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) resume: Option<RunId>,
+}
+
+/// Runs what was asked, for the tenant who asked.
+///
+/// Before the run has begun (bad input, a busy session, a store that is down) an error is just an error. From
+/// `run_started` on there is exactly one terminal record, whatever happens to this future.
+pub(crate) async fn execute(
+    agent: Arc<AgentInner>,
+    owner: Owner,
+    asked: Asked,
+    events: Option<mpsc::Sender<Event>>,
+) -> Result<RunResult> {
+    check(&agent, &asked)?;
+    let began = agent.services.clock.now();
+    let (run, finisher) = begin(&agent, &owner, &asked, events, began).await?;
+    let task = Task { input: asked.input, schema: asked.schema, output_retries: asked.output_retries };
+    let ended = guarded_by_deadline(&run, &task, asked.resume.is_some()).await;
+    conclude(&run, finisher, began, ended).await
+}
+
+fn check(agent: &AgentInner, asked: &Asked) -> Result<()> {
+    if agent.closed.load(Ordering::Acquire) {
+        return Err(Error::new(ErrorKind::Conflict, "the agent is shutting down and takes no new runs"));
+    }
+    if let Some(error) = &asked.session_error {
+        return Err(Error::invalid_input(error.message()));
+    }
+    let limit = agent.settings.max_input_bytes;
+    if asked.input.len() > limit {
+        let message = format!("the input is {} bytes long; at most {limit} are allowed", asked.input.len());
+        return Err(Error::invalid_input(message));
+    }
+    Ok(())
+}
+
+/// Mints the scope, takes the session's lease and arms the finisher.
+async fn begin(
+    agent: &Arc<AgentInner>,
+    owner: &Owner,
+    asked: &Asked,
+    events: Option<mpsc::Sender<Event>>,
+    now: Timestamp,
+) -> Result<(Arc<RunState>, Finisher)> {
+    let scope = agent.mint(owner).await?;
+    let id = asked.resume.unwrap_or_else(|| RunId::fresh(now));
+    let slot = agent.closer.slot(id.as_u128()).await?;
+    let session = asked.session.clone().unwrap_or_else(SessionId::fresh);
+    let lease = match &agent.runtime {
+        None => RunLease::new(id, 0),
+        Some(runtime) => {
+            let input = if runtime.journals() {
+                written_down(agent, asked)
+            } else {
+                agent.services.redactor.text("")
+            };
+            let lasting = agent.settings.run_timeout + agent.settings.session_lease;
+            runtime.open(&scope, RunOpening::new(id, session.clone(), input, lasting, now)).await?
+        }
+    };
+    let clock = Arc::new(RunClock::new(agent.settings.run_timeout));
+    let ctx = RunContext::new(ContextParts {
+        services: agent.services.clone(),
+        scope,
+        run: id,
+        session,
+        clock: clock.clone(),
+        metadata: Arc::new(asked.metadata.clone()),
+    });
+    let run = Arc::new(RunState::new(agent.clone(), ctx, clock, lease, events));
+    // From here on the run exists: whatever happens to this future, the finisher ends it.
+    let finisher = Finisher::arm(run.clone(), slot);
+    Ok((run, finisher))
+}
+
+fn written_down(agent: &AgentInner, asked: &Asked) -> crate::Redacted<String> {
+    agent.services.redactor.object().str("input", &asked.input).finish()
+}
+
+async fn guarded_by_deadline(run: &Arc<RunState>, task: &Task, resumed: bool) -> Result<Outcome> {
+    // The loop is boxed once, here, so that a caller's future stays small.
+    let work = Box::pin(async {
+        start(run, task, resumed).await?;
+        drive(run, task).await
+    });
+    let timer = pin!(run.clock.expired());
+    match select(work, timer).await {
+        Either::Left((ended, _)) => ended,
+        Either::Right(((), work)) => {
+            // Whatever the loop holds is settled before the terminal record: its drop comes first.
+            drop(work);
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("the run took longer than {:?}", run.agent.settings.run_timeout),
+            )
+            .with_operation("run"))
+        }
+    }
+}
+
+async fn start(run: &Arc<RunState>, task: &Task, resumed: bool) -> Result<()> {
+    let ctx = &run.ctx;
+    let payload =
+        ctx.redactor().object().name("agent", &run.agent.name).name("model", run.agent.model.name());
+    let mut payload = payload.num("input_bytes", task.input.len() as u64);
+    if resumed {
+        payload = payload.bool("resumed", true);
+    }
+    run.audit(Actor::User, Action::RunStarted, payload.finish()).await?;
+    let session_id = ctx.session_id().clone();
+    run.emit(|| EventKind::Started { session_id }).await;
+    hold_wall_clock(run).await
+}
+
+/// Sets the run's time aside, where time is capped. What is granted is the run's deadline.
+async fn hold_wall_clock(run: &Arc<RunState>) -> Result<()> {
+    let ledger = &run.agent.ledger;
+    if !ledger.limits().wall_clock {
+        return Ok(());
+    }
+    let wanted = run.clock.remaining();
+    let hold = Hold::wall_clock(run.next_hold(), wanted).with_lease(wanted + Duration::from_secs(60));
+    match ledger.reserve(run.ctx.scope(), &hold).await? {
+        Reserve::Held(granted) => {
+            run.holds_wall_clock(granted.id);
+            run.clock.shorten(granted.wall_clock);
+            run.warn(granted.warnings).await
+        }
+        Reserve::Refused(refusal) => Err(refused(run, *refusal).await),
+    }
+}
+
+/// Remembers the turn, writes the terminal record, and says what the run came to.
+async fn conclude(
+    run: &Arc<RunState>,
+    finisher: Finisher,
+    began: Timestamp,
+    ended: Result<Outcome>,
+) -> Result<RunResult> {
+    let mut degraded = Vec::new();
+    let (outcome, error) = match ended {
+        Ok(mut outcome) => {
+            if let Some(episode) = outcome.episode.take() {
+                degraded.extend(commit(run, episode).await);
+            }
+            let error = outcome.error.take();
+            (outcome, error)
+        }
+        Err(error) => failed(error),
+    };
+    let reason = outcome.reason.clone().or_else(|| error.as_ref().map(|e| e.kind().as_str().to_owned()));
+    let recorded = finisher.finish(Ending::new(outcome.status, reason)).await;
+    if recorded.is_err() {
+        degraded.push("audit");
+    }
+    let result = result(run, began, outcome, degraded);
+    announce(run, &result, error.as_ref()).await;
+    match error {
+        Some(error) => Err(error.with_context("run_id", run.ctx.run_id())),
+        None if result.status == RunStatus::OutcomeUnknown => {
+            let why = result.reason.clone().unwrap_or_default();
+            Err(Error::new(ErrorKind::Conflict, why).with_context("run_id", run.ctx.run_id()))
+        }
+        None => refused_before_anything(result),
+    }
+}
+
+fn failed(error: Error) -> (Outcome, Option<Error>) {
+    let mut outcome = Outcome {
+        status: RunStatus::Failed,
+        reason: None,
+        text: Arc::from(""),
+        parsed: None,
+        reports: Vec::new(),
+        refusal: None,
+        error: None,
+        episode: None,
+    };
+    if let Some(refusal) = error.refusal() {
+        // Refused before the loop began: by the wall clock.
+        outcome.status = RunStatus::Interrupted;
+        outcome.reason = Some(format!("budget:{}", refusal.cap));
+        outcome.refusal = Some(Box::new(refusal.clone()));
+        return (outcome, None);
+    }
+    if error.kind() == ErrorKind::Timeout && error.operation() == "run" {
+        outcome.status = RunStatus::TimedOut;
+    }
+    (outcome, Some(error))
+}
+
+/// Writes the turn into memory. The answer is not given up for it: what fails here is named in the result.
+async fn commit(run: &RunState, mut episode: NewEpisode) -> Option<&'static str> {
+    let write = async {
+        if run.agent.embedder.is_some() {
+            let text: Vec<&str> =
+                episode.messages.iter().filter(|m| m.role != crate::Role::Tool).map(|m| &*m.text).collect();
+            episode.embedding = embed(run, &text.join("\n").into()).await;
+        }
+        run.ctx.memory().remember(episode).await
+    };
+    match tokio::time::timeout(COMMIT_LIMIT, write).await {
+        Ok(Ok(episode)) => {
+            run.emit(|| EventKind::MemoryWrite { episode }).await;
+            None
+        }
+        Ok(Err(error)) => {
+            run.ctx.count("loom.memory.write_errors", 1, &[("error", error.kind().as_str())]);
+            Some("memory_write")
+        }
+        Err(_) => {
+            run.ctx.count("loom.memory.write_errors", 1, &[("error", "timeout")]);
+            Some("memory_write")
+        }
+    }
+}
+
+fn result(run: &RunState, began: Timestamp, outcome: Outcome, degraded: Vec<&'static str>) -> RunResult {
+    let ctx = &run.ctx;
+    let totals = *run.totals();
+    RunResult {
+        run_id: ctx.run_id(),
+        session_id: ctx.session_id().clone(),
+        user_id: ctx.user_id().cloned(),
+        status: outcome.status,
+        reason: outcome.reason,
+        output: outcome.text,
+        parsed: outcome.parsed,
+        turns: totals.turns,
+        usage: totals.usage,
+        started_at: began,
+        finished_at: ctx.now(),
+        tool_calls: outcome.reports,
+        refusal: outcome.refusal,
+        degraded,
+    }
+}
+
+async fn announce(run: &RunState, result: &RunResult, error: Option<&Error>) {
+    run.emit(|| match result.status {
+        RunStatus::Completed => EventKind::Completed(Box::new(result.clone())),
+        RunStatus::Interrupted => EventKind::Interrupted(Box::new(result.clone())),
+        RunStatus::TimedOut => EventKind::TimedOut {},
+        RunStatus::Cancelled => EventKind::Cancelled {},
+        _ => EventKind::Failed { error: error.map_or("outcome_unknown", |e| e.kind().as_str()) },
+    })
+    .await;
+}
+
+/// A run that was refused before its first model call is an error: an empty answer must not pass for an answer.
+fn refused_before_anything(mut result: RunResult) -> Result<RunResult> {
+    match result.refusal.take() {
+        Some(refusal) if result.turns == 0 => {
+            Err(Error::refused(*refusal).with_context("run_id", result.run_id))
+        }
+        refusal => {
+            result.refusal = refusal;
+            Ok(result)
+        }
+    }
+}
+
+/// What a journal wrote down of a run's input.
+pub(crate) fn input_of(record: &str) -> Result<Arc<str>> {
+    let value: Value = serde_json::from_str(record).map_err(|e| {
+        Error::new(ErrorKind::Internal, format!("the run's recorded input cannot be read: {e}"))
+    })?;
+    match value.get("input").and_then(Value::as_str) {
+        Some(input) => Ok(input.into()),
+        None => Err(Error::new(
+            ErrorKind::Unsupported,
+            "the runtime kept no input of this run, so it cannot be resumed",
+        )),
+    }
+}

@@ -1,0 +1,339 @@
+//! The model door: reserve → call (output clamped to the hold) → settle. Turns, structured-output retries and whatever
+//! else talks to a model goes through here; an `AdmittedCall` is made nowhere else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::audit::{Action, Actor};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventKind;
+use crate::ledger::{Held, Hold, HoldTicket, Refusal, Reservation, Reserve, Sent};
+use crate::r#loop::Reply;
+use crate::message::ToolCall;
+use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
+use crate::run::RunState;
+use crate::scope::Scope;
+use crate::usage::{Price, Usage};
+
+/// The most bytes of text a reply may have: a provider that never ends must not fill the memory.
+const MAX_REPLY_BYTES: usize = 8 << 20;
+/// The most tool calls a reply may ask for.
+const MAX_CALLS: usize = 128;
+/// What a hold outlives its run by, so that a late settlement finds it.
+const LEASE_MARGIN: Duration = Duration::from_secs(60);
+
+/// A whole reply and what it used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    pub(crate) usage: Usage,
+}
+
+/// Calls the agent's model: every attempt is reserved, admitted, streamed and settled.
+///
+/// A refusal comes back as an error that carries it. Nothing is sent then.
+pub(crate) async fn call_model(run: &RunState, request: ModelRequest) -> Result<Answer> {
+    let model = &run.agent.model;
+    let mut failed = 0;
+    loop {
+        let began = Instant::now();
+        let attempt = attempt(run, &**model, request.clone(), failed + 1).await;
+        let took = began.elapsed();
+        let status = attempt.as_ref().map_or_else(|f| f.error.kind().as_str(), |_| "ok");
+        let telemetry = &run.ctx.services().telemetry;
+        telemetry.duration(run.ctx.scope(), "loom.model.duration", took, &[("status", status)]);
+        let failure = match attempt {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        failed += 1;
+        // After the first piece was shown, a second attempt would show its text twice.
+        let wait = if failure.shown { None } else { run.agent.settings.retry.wait(failed, &failure.error) };
+        match wait {
+            Some(wait) if wait < run.clock.remaining() => {
+                run.ctx.count("loom.model.retries", 1, &[("error", failure.error.kind().as_str())]);
+                tokio::time::sleep(wait).await;
+            }
+            _ => return Err(failure.error),
+        }
+    }
+}
+
+/// A failed attempt.
+struct Failure {
+    error: Error,
+    /// Whether any of the reply was shown already.
+    shown: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, shown: false }
+    }
+}
+
+async fn attempt(
+    run: &RunState,
+    model: &dyn Model,
+    mut request: ModelRequest,
+    attempt: u32,
+) -> Result<Answer, Failure> {
+    let input = model.count_tokens(&request);
+    let reservation = reserve(run, input, request.max_output_tokens, 1, model.price()).await?;
+    request.max_output_tokens = reservation.output_tokens();
+    let reservation = reservation.sent().await?;
+    let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(error) => return Err(give_back(run, model, reservation, error, attempt).await),
+    };
+    let mut fold = Fold::new(model, reservation);
+    match fold.read(run, stream).await {
+        Ok(done) => settle(run, model, fold, done, attempt).await.map_err(Failure::from),
+        Err(error) => {
+            let shown = fold.shown;
+            let (usage, closing) = fold.reservation.settle_and_tell(None);
+            run.totals().usage += usage;
+            closing.await?;
+            record(
+                run,
+                model,
+                attempt,
+                &usage,
+                &Outcome { status: error.kind().as_str(), ..Outcome::default() },
+            )
+            .await?;
+            Err(Failure { error, shown })
+        }
+    }
+}
+
+/// Sets tokens aside, or tells of the refusal: audit, event, metric, error.
+pub(crate) async fn reserve(
+    run: &RunState,
+    input: u64,
+    output: u64,
+    min_output: u64,
+    price: Option<Price>,
+) -> Result<Reservation<Held>> {
+    let slot = run.slot().await?;
+    let scope: Scope = run.ctx.scope().dup();
+    let hold = Hold::tokens(run.next_hold(), input, output)
+        .with_min_output(min_output.min(output))
+        .with_price(price)
+        .with_lease(run.clock.remaining() + LEASE_MARGIN);
+    let ledger = run.agent.ledger.clone();
+    match ledger.reserve(&scope, &hold).await? {
+        Reserve::Held(granted) => {
+            let (hold, output_tokens) = (granted.id, granted.output_tokens);
+            let ticket = HoldTicket { ledger, scope, hold, input_tokens: input, output_tokens, price, slot };
+            let reservation = Reservation::new(ticket);
+            run.warn(granted.warnings).await?;
+            Ok(reservation)
+        }
+        Reserve::Refused(refusal) => Err(refused(run, *refusal).await),
+    }
+}
+
+/// Tells of a refusal: audit, event, metric. Returns the error that carries it.
+pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
+    run.ctx.count("loom.budget.refused", 1, &[("cap", refusal.cap)]);
+    let payload = run
+        .ctx
+        .redactor()
+        .object()
+        .name("cap", refusal.cap)
+        .name("window", &refusal.window)
+        .num("limit", refusal.limit)
+        .num("used", refusal.used)
+        .num("held", refusal.held)
+        .num("needed", refusal.needed)
+        .finish();
+    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload).await;
+    let event = Box::new(refusal.clone());
+    run.emit(|| EventKind::BudgetExceeded(event)).await;
+    let error = Error::refused(refusal);
+    match recorded {
+        Ok(()) => error,
+        Err(cause) => error.with_source(cause),
+    }
+}
+
+/// The call failed before a stream began: refunded where the provider is known to have taken no order.
+async fn give_back(
+    run: &RunState,
+    model: &dyn Model,
+    reservation: Reservation<Sent>,
+    error: Error,
+    attempt: u32,
+) -> Failure {
+    let unknown = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::Internal);
+    let (usage, closing) =
+        if unknown { reservation.settle_and_tell(None) } else { (Usage::default(), reservation.refund()) };
+    run.totals().usage += usage;
+    let outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
+    let closed = closing.await.map(drop);
+    let recorded = record(run, model, attempt, &usage, &outcome).await;
+    match closed.and(recorded) {
+        Ok(()) => error.into(),
+        // The store's failure is the graver one: it must not be retried away.
+        Err(graver) => graver.with_source(error).with_retryable(false).into(),
+    }
+}
+
+async fn settle(
+    run: &RunState,
+    model: &dyn Model,
+    fold: Fold<'_>,
+    done: Done,
+    attempt: u32,
+) -> Result<Answer> {
+    let Fold { reservation, text, calls, .. } = fold;
+    let estimated = done.usage.is_none();
+    let (usage, closing) = reservation.settle_and_tell(done.usage);
+    run.totals().usage += usage;
+    let settled = closing.await?;
+    if settled.excess_tokens > 0 {
+        run.ctx.count("loom.budget.excess_tokens", settled.excess_tokens, &[]);
+    }
+    count_usage(run, &usage);
+    let outcome = Outcome {
+        status: "ok",
+        estimated,
+        excess_tokens: settled.excess_tokens,
+        request_id: done.request_id.as_deref(),
+    };
+    record(run, model, attempt, &usage, &outcome).await?;
+    run.warn(settled.warnings).await?;
+    Ok(Answer { reply: Reply { text: text.into(), calls, stop: done.stop }, usage })
+}
+
+fn count_usage(run: &RunState, usage: &Usage) {
+    run.ctx.count("loom.tokens.input", usage.input_tokens, &[]);
+    run.ctx.count("loom.tokens.output", usage.output_tokens, &[]);
+    if usage.cost_usd.0 > 0 {
+        run.ctx.count("loom.cost.nano_usd", usage.cost_usd.0, &[]);
+    }
+}
+
+#[derive(Default)]
+struct Outcome<'a> {
+    status: &'static str,
+    estimated: bool,
+    excess_tokens: u64,
+    request_id: Option<&'a str>,
+}
+
+async fn record(
+    run: &RunState,
+    model: &dyn Model,
+    attempt: u32,
+    usage: &Usage,
+    outcome: &Outcome<'_>,
+) -> Result<()> {
+    let mut payload = run
+        .ctx
+        .redactor()
+        .object()
+        .name("model", model.name())
+        .name("status", outcome.status)
+        .num("input_tokens", usage.input_tokens)
+        .num("output_tokens", usage.output_tokens)
+        .num("cost_nano_usd", usage.cost_usd.0);
+    if usage.cached_input_tokens > 0 || usage.cache_write_tokens > 0 {
+        payload = payload.num("cached_input_tokens", usage.cached_input_tokens);
+        payload = payload.num("cache_write_tokens", usage.cache_write_tokens);
+    }
+    if attempt > 1 {
+        payload = payload.num("attempt", attempt.into());
+    }
+    if outcome.estimated {
+        payload = payload.bool("estimated", true);
+    }
+    if outcome.excess_tokens > 0 {
+        payload = payload.num("excess_tokens", outcome.excess_tokens);
+    }
+    if let Some(id) = outcome.request_id {
+        payload = payload.str("request_id", id);
+    }
+    run.audit(Actor::Model, Action::ModelCall, payload.finish()).await
+}
+
+/// Folds a stream into a reply, charging each piece as it arrives.
+struct Fold<'m> {
+    model: &'m dyn Model,
+    reservation: Reservation<Sent>,
+    text: String,
+    calls: Vec<ToolCall>,
+    bytes: usize,
+    shown: bool,
+}
+
+impl<'m> Fold<'m> {
+    fn new(model: &'m dyn Model, reservation: Reservation<Sent>) -> Self {
+        Self { model, reservation, text: String::new(), calls: Vec::new(), bytes: 0, shown: false }
+    }
+
+    async fn read(&mut self, run: &RunState, mut stream: ModelStream) -> Result<Done> {
+        while let Some(delta) = stream.next().await {
+            match delta? {
+                Delta::Text(piece) => {
+                    self.count(&piece)?;
+                    self.text.push_str(&piece);
+                    self.shown = true;
+                    run.emit(|| EventKind::TextDelta { text: piece }).await;
+                }
+                Delta::Reasoning(piece) => self.count(&piece)?,
+                Delta::ToolCall(call) => {
+                    self.count(&call.arguments)?;
+                    self.add_call(call)?;
+                }
+                Delta::Done(done) => return Ok(self.sound(done)),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Truncated,
+            "the model's stream ended without its end; what was streamed is charged",
+        ))
+    }
+
+    /// Counts a piece at once, so that a caller who goes away here has paid for it.
+    fn count(&mut self, piece: &str) -> Result<()> {
+        self.reservation.streamed(self.model.count_output(piece));
+        self.bytes += piece.len();
+        if self.bytes > MAX_REPLY_BYTES {
+            return Err(Error::new(
+                ErrorKind::Truncated,
+                format!("the model's reply is longer than {MAX_REPLY_BYTES} bytes"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Adds a call under an id that is unique within the reply, whatever the provider sent.
+    fn add_call(&mut self, mut call: ToolCall) -> Result<()> {
+        if self.calls.len() >= MAX_CALLS {
+            return Err(Error::new(
+                ErrorKind::Truncated,
+                format!("the model asked for more than {MAX_CALLS} tool calls"),
+            ));
+        }
+        if call.id.is_empty() || self.calls.iter().any(|other| other.id == call.id) {
+            call.id = Arc::from(format!("{}#{}", call.id, self.calls.len()));
+        }
+        self.calls.push(call);
+        Ok(())
+    }
+
+    /// A stop reason that agrees with what was said.
+    fn sound(&self, mut done: Done) -> Done {
+        if done.stop == StopReason::ToolUse && self.calls.is_empty() {
+            done.stop = StopReason::End;
+        }
+        done
+    }
+}

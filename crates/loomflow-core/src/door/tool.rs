@@ -1,0 +1,262 @@
+//! The second half of the tool door: intent, execution under a time limit, outcome. A `PermittedCall` is made nowhere else.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+
+use crate::audit::{Action, Actor};
+use crate::closer::{Handoff, Slot};
+use crate::door::permit::{Bound, Permit, permit};
+use crate::door::{guarded, panic_text};
+use crate::error::{Error, Result};
+use crate::event::EventKind;
+use crate::r#loop::CallOutcome;
+use crate::message::ToolCall;
+use crate::result::ToolStatus;
+use crate::run::{Journaled, RunState};
+use crate::tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec};
+
+/// What became of a tool call.
+pub(crate) enum Executed {
+    /// It ended, one way or another.
+    Ended(CallOutcome),
+    /// It was begun in an earlier life of the run, nobody knows how it ended, and repeating it could do it twice.
+    InDoubt,
+}
+
+/// Takes one tool call through the door. An error is one of the framework's own stores; whatever the tool, the policy or
+/// the approver does is an outcome.
+pub(crate) async fn run_tool(run: &Arc<RunState>, call: ToolCall, seq: u32) -> Result<Executed> {
+    let (id, name) = (call.id.clone(), call.name.clone());
+    run.emit(|| EventKind::ToolCall { id, name }).await;
+    let fingerprint = || run.fingerprint("tool", &call);
+    let began = Instant::now();
+    // Nothing is known to be idempotent before the tool is: an unknown one does nothing and may be asked again.
+    let idempotent = run.agent.tools.get(&call.name).is_none_or(|tool| tool.spec().idempotent);
+    let outcome = match run.journaled(seq, idempotent, fingerprint, through(run, call.clone())).await? {
+        Journaled::Made(outcome) | Journaled::Replayed(outcome) => outcome,
+        Journaled::InDoubt => return Ok(Executed::InDoubt),
+    };
+    let status = outcome.status;
+    let telemetry = &run.ctx.services().telemetry;
+    telemetry.duration(
+        run.ctx.scope(),
+        "loom.tool.duration",
+        began.elapsed(),
+        &[("status", status.as_str())],
+    );
+    run.emit(|| EventKind::ToolResult { id: call.id, name: call.name, status }).await;
+    Ok(Executed::Ended(outcome))
+}
+
+async fn through(run: &Arc<RunState>, call: ToolCall) -> Result<CallOutcome> {
+    let Some(tool) = run.agent.tools.get(&call.name).cloned() else {
+        let known = run.agent.tools.names();
+        return refuse(
+            run,
+            &call,
+            ToolStatus::Error,
+            &format!("there is no tool {:?}; there are: {known}", call.name),
+        )
+        .await;
+    };
+    let spec = tool.spec();
+    let bound = match Bound::new(run, call.clone(), spec) {
+        Ok(bound) => bound,
+        Err(error) => return refuse(run, &call, ToolStatus::Error, error.message()).await,
+    };
+    match permit(run, spec, bound).await? {
+        Permit::Granted(bound) => execute(run, &*tool, spec, bound).await,
+        Permit::Refused(why) => refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await,
+    }
+}
+
+/// A call that did not run: the model is told why, and the log too.
+async fn refuse(run: &RunState, call: &ToolCall, status: ToolStatus, told: &str) -> Result<CallOutcome> {
+    let payload = run.ctx.redactor().object().str("tool", &call.name).str("call_id", &call.id);
+    let payload = payload.name("status", status.as_str()).str("why", told).finish();
+    run.audit(Actor::System, Action::ToolResult, payload).await?;
+    Ok(CallOutcome::new(status, told))
+}
+
+async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: Bound) -> Result<CallOutcome> {
+    let payload = run.ctx.redactor().object().name("tool", &spec.name).str("call_id", &bound.call.id);
+    let payload = payload.name("effect", spec.effect.as_str()).show("digest", bound.digest);
+    let payload = payload.json("args", &bound.arguments).finish();
+    let slot = run.slot().await?;
+    run.audit(Actor::Model, Action::ToolIntent, payload).await?;
+    let promise = OutcomePromise::new(run.clone(), slot, &bound.call, spec);
+
+    let Bound { call, arguments, digest } = bound;
+    let permitted = PermittedCall::seal(call.clone(), Arc::unwrap_or_clone(arguments), digest);
+    let limit = spec.timeout.unwrap_or(run.agent.settings.tool_timeout);
+    let outcome = contained(tool, run, permitted, spec.effect, limit).await;
+    let outcome = bounded(outcome, run.agent.settings.max_tool_result_bytes);
+    promise.keep(&outcome).await?;
+
+    for hook in &run.agent.post_hooks {
+        let seen =
+            guarded("a hook", run.agent.settings.hook_timeout, hook.after_tool(&run.ctx, &call, &outcome))
+                .await;
+        if seen.is_err() {
+            run.ctx.count("loom.hook.errors", 1, &[("part", "post_tool")]);
+        }
+    }
+    let status = status_of(&outcome);
+    let text = match outcome {
+        ToolOutcome::Ok(text) => text,
+        ToolOutcome::Error(text) => format!("error: {text}").into(),
+        ToolOutcome::Unknown(text) => {
+            format!("outcome unknown, do not assume it did or did not happen: {text}").into()
+        }
+    };
+    Ok(CallOutcome::new(status, text))
+}
+
+/// Runs the tool's own code: a panic and taking too long are outcomes, and what a tool had begun by then is unknown
+/// unless it only reads.
+async fn contained(
+    tool: &dyn Tool,
+    run: &RunState,
+    call: PermittedCall,
+    effect: Effect,
+    limit: Duration,
+) -> ToolOutcome {
+    let cut = |text: String| {
+        if effect == Effect::Read { ToolOutcome::error(text) } else { ToolOutcome::Unknown(text.into()) }
+    };
+    let work = AssertUnwindSafe(tool.call(&run.ctx, call)).catch_unwind();
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => {
+            run.ctx.count("loom.tool.panics", 1, &[]);
+            cut(format!("the tool panicked: {}", panic_text(&*panic)))
+        }
+        Err(_) => cut(format!("the tool took longer than {limit:?}")),
+    }
+}
+
+fn status_of(outcome: &ToolOutcome) -> ToolStatus {
+    match outcome {
+        ToolOutcome::Ok(_) => ToolStatus::Ok,
+        ToolOutcome::Error(_) => ToolStatus::Error,
+        ToolOutcome::Unknown(_) => ToolStatus::Unknown,
+    }
+}
+
+/// Cuts an over-long text, on a character's border, and says so.
+fn bounded(outcome: ToolOutcome, limit: usize) -> ToolOutcome {
+    if outcome.text().len() <= limit {
+        return outcome;
+    }
+    let cut = |text: Arc<str>| -> Arc<str> {
+        let at = (0..=limit).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        format!("{}\n[cut: {} of {} bytes shown]", &text[..at], at, text.len()).into()
+    };
+    match outcome {
+        ToolOutcome::Ok(text) => ToolOutcome::Ok(cut(text)),
+        ToolOutcome::Error(text) => ToolOutcome::Error(cut(text)),
+        ToolOutcome::Unknown(text) => ToolOutcome::Unknown(cut(text)),
+    }
+}
+
+/// The promise that an intent is followed by an outcome in the log: kept by the tool's end, or, when the run goes away
+/// in the middle, by the closer, which records that nobody knows.
+struct OutcomePromise {
+    open: Option<(Arc<RunState>, Slot)>,
+    call: Arc<str>,
+    tool: Arc<str>,
+    effect: Effect,
+}
+
+impl OutcomePromise {
+    fn new(run: Arc<RunState>, slot: Slot, call: &ToolCall, spec: &ToolSpec) -> Self {
+        Self { open: Some((run, slot)), call: call.id.clone(), tool: spec.name.clone(), effect: spec.effect }
+    }
+
+    fn keep(mut self, outcome: &ToolOutcome) -> Handoff<Result<()>> {
+        let error = match outcome {
+            ToolOutcome::Ok(_) => None,
+            ToolOutcome::Error(text) | ToolOutcome::Unknown(text) => Some(text.clone()),
+        };
+        let open = self.open.take().expect("a promise is open until it is kept, and keeping consumes it");
+        self.record(open, status_of(outcome), error)
+    }
+
+    fn record(
+        &self,
+        (run, slot): (Arc<RunState>, Slot),
+        status: ToolStatus,
+        error: Option<Arc<str>>,
+    ) -> Handoff<Result<()>> {
+        let (call, tool) = (self.call.clone(), self.tool.clone());
+        Handoff::new(
+            slot,
+            Box::pin(async move {
+                let payload = run.ctx.redactor().object().name("tool", &tool).str("call_id", &call);
+                let mut payload = payload.name("status", status.as_str());
+                if let Some(error) = &error {
+                    payload = payload.str("error", error);
+                }
+                run.audit(Actor::System, Action::ToolResult, payload.finish()).await
+            }),
+        )
+    }
+}
+
+impl Drop for OutcomePromise {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            let status = if self.effect == Effect::Read { ToolStatus::Error } else { ToolStatus::Unknown };
+            drop(self.record(open, status, Some(Arc::from("the run ended while the tool was running"))));
+        }
+    }
+}
+
+/// The tools of an agent, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ToolSet {
+    by_name: std::collections::BTreeMap<Arc<str>, Arc<dyn Tool>>,
+}
+
+impl ToolSet {
+    /// Adds a tool; two of one name are a mistake of the application, told before anything runs.
+    pub(crate) fn add(&mut self, tool: Arc<dyn Tool>) -> Result<()> {
+        let name = tool.spec().name.clone();
+        if self.by_name.insert(name.clone(), tool).is_some() {
+            return Err(Error::new(
+                crate::ErrorKind::Config,
+                format!("two tools are called {name:?}; rename one"),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn specs(&self) -> Arc<[Arc<ToolSpec>]> {
+        self.by_name.values().map(|tool| Arc::new(tool.spec().clone())).collect()
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.by_name.keys().map(|name| &**name).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_over_long_result_is_cut_on_a_border_and_says_so() {
+        let cut = bounded(ToolOutcome::ok("aé".repeat(10)), 5);
+        assert_eq!(&**cut.text(), "aéa\n[cut: 4 of 30 bytes shown]");
+        assert_eq!(bounded(ToolOutcome::ok("abc"), 3), ToolOutcome::ok("abc"));
+    }
+}

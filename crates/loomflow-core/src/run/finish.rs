@@ -1,0 +1,128 @@
+//! The finisher: exactly one terminal record per run, also when its future is dropped or unwinds.
+
+use std::sync::Arc;
+
+use crate::audit::{Action, Actor};
+use crate::closer::{Handoff, Slot};
+use crate::error::{ErrorKind, Result};
+use crate::ledger::Charge;
+use crate::result::RunStatus;
+use crate::run::RunState;
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    pub(crate) status: RunStatus,
+    pub(crate) reason: Option<String>,
+}
+
+impl Ending {
+    pub(crate) fn new(status: RunStatus, reason: Option<String>) -> Self {
+        Self { status, reason }
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(match self.status {
+            RunStatus::Completed => Action::RunCompleted,
+            RunStatus::Interrupted => Action::RunInterrupted,
+            RunStatus::Failed => Action::RunFailed,
+            RunStatus::Cancelled => Action::RunCancelled,
+            RunStatus::TimedOut => Action::RunTimedOut,
+            // A parked run is not over: whoever decides about it writes its end.
+            RunStatus::OutcomeUnknown | RunStatus::Running | RunStatus::WaitingApproval => return None,
+        })
+    }
+}
+
+/// Owns the end of a run. Held by the run's outermost future, so that it is dropped after everything that owns a hold:
+/// the closer then settles first and writes the record last.
+pub(crate) struct Finisher {
+    armed: Option<Armed>,
+}
+
+struct Armed {
+    run: Arc<RunState>,
+    slot: Slot,
+}
+
+impl Finisher {
+    pub(crate) fn arm(run: Arc<RunState>, slot: Slot) -> Self {
+        Self { armed: Some(Armed { run, slot }) }
+    }
+
+    /// Writes the terminal record, once, whatever becomes of the future.
+    pub(crate) fn finish(mut self, ending: Ending) -> Handoff<Result<()>> {
+        let armed =
+            self.armed.take().expect("a finisher is armed until it finishes, and finishing consumes it");
+        armed.end(ending)
+    }
+}
+
+impl Armed {
+    fn end(self, ending: Ending) -> Handoff<Result<()>> {
+        let Self { run, slot } = self;
+        Handoff::new(slot, Box::pin(async move { end_run(&run, ending).await }))
+    }
+}
+
+impl Drop for Finisher {
+    fn drop(&mut self) {
+        if let Some(armed) = self.armed.take() {
+            let ending = if std::thread::panicking() {
+                Ending::new(RunStatus::Failed, Some("panic".into()))
+            } else {
+                Ending::new(RunStatus::Cancelled, None)
+            };
+            // Dropping a handoff that was never polled gives it to the closer.
+            drop(armed.end(ending));
+        }
+    }
+}
+
+/// Settles the wall clock, writes the record, frees the session. Every part is tried, whatever the others fail with.
+async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
+    let ctx = &run.ctx;
+    let ran = run.clock.running();
+    if let Some(hold) = run.wall_clock_hold() {
+        count_failure(
+            run,
+            "ledger",
+            run.agent.ledger.close(ctx.scope(), hold, Charge::WallClock(ran)).await.err(),
+        );
+    }
+    if run.agent.ledger.limits().per_run {
+        count_failure(run, "ledger", run.agent.ledger.end_run(ctx.scope(), ctx.run_id()).await.err());
+    }
+    let recorded = match ending.action() {
+        Some(action) => record(run, action, &ending).await,
+        None => Ok(()),
+    };
+    if let Some(runtime) = &run.agent.runtime {
+        count_failure(run, "runtime", runtime.close(ctx.scope(), &run.lease, ending.status).await.err());
+    }
+    let telemetry = &ctx.services().telemetry;
+    telemetry.duration(ctx.scope(), "loom.run.duration", ran, &[("status", ending.status.as_str())]);
+    recorded
+}
+
+async fn record(run: &RunState, action: Action, ending: &Ending) -> Result<()> {
+    let totals = *run.totals();
+    let mut payload = run.ctx.redactor().object();
+    if let Some(reason) = &ending.reason {
+        payload = payload.str("reason", reason);
+    }
+    let payload = payload
+        .num("turns", totals.turns.into())
+        .num("input_tokens", totals.usage.input_tokens)
+        .num("output_tokens", totals.usage.output_tokens)
+        .num("cost_nano_usd", totals.usage.cost_usd.0)
+        .finish();
+    run.audit(Actor::System, action, payload).await
+}
+
+fn count_failure(run: &RunState, store: &'static str, error: Option<crate::Error>) {
+    // Closing what an expired lease closed already is not a failure.
+    if error.is_some_and(|e| e.kind() != ErrorKind::NotFound) {
+        run.ctx.count("loom.finish.errors", 1, &[("store", store)]);
+    }
+}
