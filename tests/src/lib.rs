@@ -1,1 +1,6 @@
-//! Cross-crate tests live in `tests/`.
+//! What the cross-crate tests in `tests/` share: a model double that keeps its own invoice, and small helpers.
+
+#![forbid(unsafe_code)]
+
+pub mod double;
+pub mod fixture;
