@@ -16,6 +16,6 @@ mod runtime;
 mod schema;
 mod secrets;
 
-
-
+pub use cache::{MokaToolCache, ToolCacheConfig};
+pub use embed::{FakeEmbedder, HashEmbedder};
 pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};

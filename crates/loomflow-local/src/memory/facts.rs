@@ -256,8 +256,7 @@ impl FactTable {
     fn scored(&self, rows: &[usize], terms: &QueryTerms, vector: Option<&Embedding>) -> Vec<Candidate> {
         let documents = rows.iter().map(|at| &*self.rows[*at].terms);
         let corpus = Corpus { documents: rows.len(), terms: documents.clone().map(|d| d.len() as u64).sum() };
-        let words =
-            if terms.is_empty() { Vec::new() } else { lexical::score_all(terms, corpus, documents) };
+        let words = if terms.is_empty() { Vec::new() } else { lexical::score_all(terms, corpus, documents) };
         let probe = vector.map(Probe::new);
         let mut found = Vec::new();
         for (place, at) in rows.iter().enumerate() {
@@ -274,14 +273,7 @@ impl FactTable {
     fn candidate(&self, at: usize) -> Candidate {
         let fact = &self.rows[at].fact;
         let slot = u32::try_from(at).expect("a partition is bounded far below 2^32 facts");
-        Candidate {
-            slot,
-            at: fact.known_from,
-            id: fact.id.as_u128(),
-            bm25: None,
-            cosine: None,
-            score: 0.0,
-        }
+        Candidate { slot, at: fact.known_from, id: fact.id.as_u128(), bm25: None, cosine: None, score: 0.0 }
     }
 
     fn owned(&self, at: usize) -> Owned<Fact> {

@@ -250,13 +250,7 @@ impl Registry {
         self.is_idle(touched, now).then(|| self.evict_as_idle(shard, oldest))
     }
 
-    fn expire_own(
-        &self,
-        shard: &mut Shard,
-        hash: u64,
-        owner: &Owner,
-        now: Instant,
-    ) -> Option<Arc<Tenant>> {
+    fn expire_own(&self, shard: &mut Shard, hash: u64, owner: &Owner, now: Instant) -> Option<Arc<Tenant>> {
         let node = shard.position(hash, owner)?;
         let touched = shard.nodes[node as usize].touched;
         self.is_idle(touched, now).then(|| self.evict_as_idle(shard, node))

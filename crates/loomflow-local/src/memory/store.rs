@@ -76,7 +76,7 @@ impl InMemoryMemory {
     pub(super) fn over(registry: Registry) -> Self {
         let registry = Arc::new(registry);
         let facts = InMemoryFactStore { registry: registry.clone() };
-        Self { registry, facts, clock: Arc::new(SystemClock) }
+        Self { registry, facts, clock: Arc::new(SystemClock::default()) }
     }
 
     fn read_list<T>(&self, scope: &Scope, look: impl FnOnce(&Partition) -> Vec<T>) -> Vec<T> {
