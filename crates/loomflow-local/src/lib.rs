@@ -6,6 +6,7 @@ mod approvals;
 mod audit;
 mod cache;
 mod embed;
+mod epochs;
 mod ledger;
 mod memory;
 mod model;
@@ -14,3 +15,7 @@ mod redact;
 mod runtime;
 mod schema;
 mod secrets;
+
+pub use cache::{MokaToolCache, ToolCacheConfig};
+pub use embed::{FakeEmbedder, HashEmbedder};
+pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};

@@ -1,1 +1,6 @@
-//! In-process cache.
+//! Tool results, cached per tenant.
+
+mod index;
+mod moka;
+
+pub use moka::{MokaToolCache, ToolCacheConfig};

@@ -1,0 +1,264 @@
+//! Words: the tokeniser and BM25.
+//!
+//! A term is a maximal run of Unicode alphanumeric characters, lower-cased character by character, and is kept as a
+//! 64-bit hash. A document is the sorted list of its terms with repeats: its length is the list's, and the frequency of
+//! a term is the length of its run, so a short text costs eight bytes a word and nothing else.
+
+const K1: f64 = 1.2;
+const B: f64 = 0.75;
+
+/// Below this many terms a linear search of a document beats a binary one.
+const LINEAR: usize = 32;
+
+/// A document's terms: sorted hashes, with repeats.
+pub(super) fn document<'t>(texts: impl Iterator<Item = &'t str>) -> Box<[u64]> {
+    let mut terms = Vec::new();
+    for text in texts {
+        for_each_term(text, |term| terms.push(term));
+    }
+    terms.sort_unstable();
+    terms.into_boxed_slice()
+}
+
+/// A hash of two texts, in that order, that no shift of their border shares.
+pub(super) fn pair(a: &str, b: &str) -> u64 {
+    let mut hash = Fnv::new();
+    (a.len() as u64).to_le_bytes().iter().for_each(|byte| hash.push(*byte));
+    a.bytes().chain(b.bytes()).for_each(|byte| hash.push(byte));
+    hash.finish().unwrap_or(0)
+}
+
+/// Each distinct term of a sorted document, with its frequency.
+pub(super) fn frequencies(document: &[u64]) -> impl Iterator<Item = (u64, u32)> {
+    document.chunk_by(|a, b| a == b).map(|run| (run[0], u32::try_from(run.len()).unwrap_or(u32::MAX)))
+}
+
+/// The distinct terms of a query. A term's column is its place among them in the order of the query's words, which is
+/// the order scores are summed in, so that equal documents get bitwise equal scores.
+#[derive(Debug)]
+pub(super) struct QueryTerms {
+    /// (term, column), by term.
+    sorted: Vec<(u64, u32)>,
+}
+
+impl QueryTerms {
+    /// The distinct terms of `text`.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut sorted: Vec<(u64, u32)> = Vec::with_capacity(text.len() / 5 + 1);
+        for_each_term(text, |term| {
+            let place = u32::try_from(sorted.len()).unwrap_or(u32::MAX);
+            sorted.push((term, place));
+        });
+        let words = sorted.len();
+        sorted.sort_unstable();
+        sorted.dedup_by_key(|(term, _)| *term);
+        if sorted.len() < words {
+            // Close the gaps that repeats left, keeping the order of the words.
+            let mut places: Vec<u32> = sorted.iter().map(|(_, place)| *place).collect();
+            places.sort_unstable();
+            for (_, place) in &mut sorted {
+                let column = places.partition_point(|p| *p < *place);
+                *place = u32::try_from(column).unwrap_or(u32::MAX);
+            }
+        }
+        Self { sorted }
+    }
+
+    /// How many distinct terms there are.
+    pub(super) fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    /// The terms by column.
+    pub(super) fn by_column(&self) -> Vec<u64> {
+        let mut terms = vec![0; self.len()];
+        for (term, column) in &self.sorted {
+            terms[*column as usize] = *term;
+        }
+        terms
+    }
+
+    /// Writes the frequency of each column in `document` into `row`; says whether any is there.
+    fn count(&self, document: &[u64], row: &mut [u32]) -> bool {
+        let mut rest = document;
+        let mut any = false;
+        for (term, column) in &self.sorted {
+            let skip = if rest.len() <= LINEAR {
+                rest.iter().position(|t| t >= term).unwrap_or(rest.len())
+            } else {
+                rest.partition_point(|t| t < term)
+            };
+            rest = &rest[skip..];
+            let n = rest.iter().take_while(|t| *t == term).count();
+            rest = &rest[n..];
+            row[*column as usize] = u32::try_from(n).unwrap_or(u32::MAX);
+            any |= n > 0;
+        }
+        any
+    }
+}
+
+/// What BM25 knows of a collection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Corpus {
+    /// How many documents there are.
+    pub(super) documents: usize,
+    /// How many terms they have together, repeats included.
+    pub(super) terms: u64,
+}
+
+impl Corpus {
+    /// How much a term counts that is in `documents_with` documents. Always positive.
+    #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+    pub(super) fn idf(self, documents_with: usize) -> f64 {
+        let n = self.documents as f64;
+        let df = documents_with as f64;
+        (1.0 + (n - df + 0.5) / (df + 0.5)).ln()
+    }
+
+    /// What a term adds that is there `frequency` times in a document of `length` terms, for an `idf` of 1.
+    #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+    pub(super) fn saturation(self, frequency: u32, length: usize) -> f64 {
+        let average = self.terms as f64 / self.documents as f64;
+        let tf = f64::from(frequency);
+        tf * (K1 + 1.0) / (tf + K1 * (1.0 - B + B * (length as f64 / average)))
+    }
+}
+
+/// The BM25 score of each of `documents`, 0 where nothing matches, by looking at every one of them.
+pub(super) fn score_all<'d>(
+    terms: &QueryTerms,
+    corpus: Corpus,
+    documents: impl Iterator<Item = &'d [u64]> + Clone,
+) -> Vec<f64> {
+    let columns = terms.len();
+    let count = documents.clone().count();
+    let mut frequencies = vec![0_u32; count * columns];
+    let mut scores = vec![0.0; count];
+    let mut with = vec![0_usize; columns];
+    let mut any = false;
+    for (document, row) in documents.clone().zip(frequencies.chunks_exact_mut(columns)) {
+        if terms.count(document, row) {
+            any = true;
+            row.iter().zip(&mut with).for_each(|(tf, df)| *df += usize::from(*tf > 0));
+        }
+    }
+    if !any {
+        return scores;
+    }
+    let idf: Vec<f64> = with.iter().map(|df| corpus.idf(*df)).collect();
+    for ((document, row), score) in documents.zip(frequencies.chunks_exact(columns)).zip(&mut scores) {
+        for (tf, idf) in row.iter().zip(&idf) {
+            if *tf > 0 {
+                *score += idf * corpus.saturation(*tf, document.len());
+            }
+        }
+    }
+    scores
+}
+
+fn for_each_term(text: &str, mut each: impl FnMut(u64)) {
+    let bytes = text.as_bytes();
+    let mut hash = Fnv::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        if byte.is_ascii() {
+            at += 1;
+            if byte.is_ascii_alphanumeric() {
+                hash.push(byte.to_ascii_lowercase());
+            } else if let Some(term) = hash.finish() {
+                each(term);
+            }
+            continue;
+        }
+        let c = text[at..].chars().next().expect("`at` is the start of a character");
+        at += c.len_utf8();
+        if c.is_alphanumeric() {
+            for lower in c.to_lowercase() {
+                lower.encode_utf8(&mut [0; 4]).bytes().for_each(|b| hash.push(b));
+            }
+        } else if let Some(term) = hash.finish() {
+            each(term);
+        }
+    }
+    if let Some(term) = hash.finish() {
+        each(term);
+    }
+}
+
+/// FNV-1a with a final mix; the same on every machine.
+struct Fnv {
+    state: u64,
+    empty: bool,
+}
+
+impl Fnv {
+    const START: u64 = 0xcbf2_9ce4_8422_2325;
+
+    fn new() -> Self {
+        Self { state: Self::START, empty: true }
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.state = (self.state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        self.empty = false;
+    }
+
+    /// The hash of what was pushed, if anything was; begins the next.
+    fn finish(&mut self) -> Option<u64> {
+        if self.empty {
+            return None;
+        }
+        let mut x = self.state;
+        *self = Self::new();
+        x ^= x >> 32;
+        x = x.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Some(x ^ (x >> 32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(text: &str) -> Vec<u64> {
+        let mut out = Vec::new();
+        for_each_term(text, |t| out.push(t));
+        out
+    }
+
+    #[test]
+    fn terms_are_lower_cased_alphanumeric_runs() {
+        assert_eq!(terms("Hello, WORLD-42 é"), terms("hello world 42 É"));
+        assert_eq!(terms("naïve_Straße"), terms("NAÏVE straße"));
+        assert_eq!(terms("東京 tokyo").len(), 2);
+        assert!(terms(" .,;!—… ").is_empty());
+        assert_ne!(terms("ab c"), terms("a bc"));
+    }
+
+    #[test]
+    fn columns_follow_the_words_of_the_query() {
+        let query = QueryTerms::parse("red blue red green blue");
+        assert_eq!(query.by_column(), terms("red blue green"));
+    }
+
+    #[test]
+    fn scores_are_those_of_the_formula() {
+        let docs = [
+            document(["the cat sat"].into_iter()),
+            document(["the dog"].into_iter()),
+            document(["cat cat cat dog"].into_iter()),
+        ];
+        let corpus = Corpus { documents: 3, terms: 9 };
+        let scores = score_all(&QueryTerms::parse("cat"), corpus, docs.iter().map(|d| &**d));
+        let idf = (1.0_f64 + (3.0 - 2.0 + 0.5) / 2.5).ln();
+        assert!((scores[0] - idf * 2.2 / (1.0 + 1.2)).abs() < 1e-12);
+        assert!(scores[1] == 0.0);
+        assert!((scores[2] - idf * 3.0 * 2.2 / (3.0 + 1.2 * (0.25 + 0.75 * 4.0 / 3.0))).abs() < 1e-12);
+    }
+}
