@@ -19,3 +19,4 @@ mod secrets;
 pub use cache::{MokaToolCache, ToolCacheConfig};
 pub use embed::{FakeEmbedder, HashEmbedder};
 pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};
+pub use ledger::StandardBudget;
