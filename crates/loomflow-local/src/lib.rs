@@ -14,3 +14,5 @@ mod redact;
 mod runtime;
 mod schema;
 mod secrets;
+
+pub use audit::InMemoryAuditLog;
