@@ -16,3 +16,4 @@ mod schema;
 mod secrets;
 
 pub use audit::InMemoryAuditLog;
+pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
