@@ -6,6 +6,7 @@ mod approvals;
 mod audit;
 mod cache;
 mod embed;
+mod epochs;
 mod ledger;
 mod memory;
 mod model;
@@ -15,5 +16,7 @@ mod runtime;
 mod schema;
 mod secrets;
 
+pub use approvals::{CallbackApprovals, DenyAll, InMemoryApprovalStore};
 pub use audit::InMemoryAuditLog;
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
+pub use secrets::{DictSecrets, EnvSecrets};
