@@ -13,15 +13,21 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Writes a `u128` as 26 Crockford base-32 digits, so that text order is numeric order.
 pub(crate) struct Base32(pub(crate) u128);
 
-impl fmt::Display for Base32 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Base32 {
+    fn digits(&self) -> [u8; 26] {
         let mut text = [0_u8; 26];
         let mut rest = self.0;
         for slot in text.iter_mut().rev() {
             *slot = ALPHABET[(rest & 31) as usize];
             rest >>= 5;
         }
-        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+        text
+    }
+}
+
+impl fmt::Display for Base32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.digits()).expect("the alphabet is ASCII"))
     }
 }
 
@@ -109,6 +115,12 @@ random_id! {
 }
 
 impl RunId {
+    /// Appends the id's text, without going through a formatter.
+    pub(crate) fn push_to(self, out: &mut String) {
+        out.push_str("run_");
+        out.push_str(std::str::from_utf8(&Base32(self.0).digits()).expect("the alphabet is ASCII"));
+    }
+
     pub(crate) fn fresh(now: Timestamp) -> Self {
         let millis = u128::from(now.as_micros().unsigned_abs() / 1_000) & ((1 << 48) - 1);
         Self((millis << 80) | (rand::random::<u128>() >> 48))

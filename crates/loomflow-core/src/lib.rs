@@ -50,8 +50,8 @@ pub use approval::{
     Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
 };
 pub use audit::{
-    Action, Actor, AuditEntry, AuditEvent, AuditLog, AuditProblem, AuditQuery, AuditReceipt,
-    AuditVerification, NoAudit,
+    Action, Actor, AuditChain, AuditEntry, AuditEvent, AuditKey, AuditLine, AuditLog, AuditProblem,
+    AuditQuery, AuditReceipt, AuditVerification, AuditVerifier, NoAudit, SealedLine, parse_line,
 };
 pub use cache::{NoCache, ToolCache};
 pub use clock::{Clock, SystemClock, Timestamp};

@@ -166,7 +166,8 @@ impl ObjectWriter<'_> {
     }
 }
 
-fn push_u64(out: &mut String, n: u64) {
+/// Appends `n` in decimal digits.
+pub(crate) fn push_u64(out: &mut String, n: u64) {
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
     let mut rest = n;

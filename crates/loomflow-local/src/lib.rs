@@ -20,3 +20,7 @@ pub use cache::{MokaToolCache, ToolCacheConfig};
 pub use embed::{FakeEmbedder, HashEmbedder};
 pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};
 pub use ledger::StandardBudget;
+pub use approvals::{CallbackApprovals, DenyAll, InMemoryApprovalStore};
+pub use audit::InMemoryAuditLog;
+pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
+pub use secrets::{DictSecrets, EnvSecrets};

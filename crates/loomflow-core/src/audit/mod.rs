@@ -1,5 +1,13 @@
 //! The audit log: what is recorded, and what a log backend implements.
 
+mod chain;
+mod line;
+mod scan;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -12,6 +20,10 @@ use crate::ids::RunId;
 use crate::redact::Redacted;
 use crate::scope::{Owned, Scope};
 use crate::tenant_data::TenantData;
+
+pub use chain::{AuditChain, AuditKey, SealedLine};
+pub use line::{AuditLine, parse_line};
+pub use verify::AuditVerifier;
 
 /// Who did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,6 +51,10 @@ impl Actor {
             Self::Approver => "approver",
         }
     }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::User, Self::Model, Self::System, Self::Approver].into_iter().find(|a| a.as_str() == name)
+    }
 }
 
 macro_rules! actions {
@@ -54,6 +70,12 @@ macro_rules! actions {
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// The action with that stable name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some(Self::$name),)* _ => None }
             }
 
             /// Every action, for a table or a filter.

@@ -1,1 +1,5 @@
-//! In-process audit.
+//! In-process audit: a chained, tamper-evident log in memory.
+
+mod log;
+
+pub use log::InMemoryAuditLog;

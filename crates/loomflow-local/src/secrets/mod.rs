@@ -1,1 +1,7 @@
-//! In-process secrets.
+//! In-process secrets: the process environment, and a table.
+
+mod dict;
+mod env;
+
+pub use dict::DictSecrets;
+pub use env::EnvSecrets;
