@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use futures_util::stream;
 use loomflow_core::{
-    AdmittedCall, Delta, Done, Error, Model, ModelRequest, ModelStream, Price, Result, RunContext, StopReason, ToolCall,
-    Usage,
+    AdmittedCall, Delta, Done, Error, Model, ModelRequest, ModelStream, Price, Result, RunContext,
+    StopReason, ToolCall, Usage,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -65,7 +65,9 @@ struct Books {
 
 impl ModelDouble {
     /// A double that does what `script` says.
-    pub fn new(script: impl Fn(&ModelRequest, u64) -> Result<Vec<Step>> + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(
+        script: impl Fn(&ModelRequest, u64) -> Result<Vec<Step>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             script: Box::new(script),
             calls: AtomicU64::new(0),
@@ -139,7 +141,14 @@ impl Model for ModelDouble {
         let input: u64 = request.messages.iter().map(|m| billed(&m.text)).sum();
         self.books.input.fetch_add(input, Ordering::SeqCst);
         self.requests.lock().push(request);
-        let state = Streaming { steps: steps.into(), books: self.books.clone(), input, output: 0, asked: 0, over: false };
+        let state = Streaming {
+            steps: steps.into(),
+            books: self.books.clone(),
+            input,
+            output: 0,
+            asked: 0,
+            over: false,
+        };
         Ok(Box::pin(stream::unfold(state, Streaming::next)))
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Action, AuditEntry, AuditQuery, Effect, Label, PermittedCall, RunContext, Scope, Telemetry, Tool, ToolOutcome, ToolSpec,
-    UserAgent, UserId,
+    Action, AuditEntry, AuditQuery, Effect, Label, PermittedCall, RunContext, Scope, Telemetry, Tool,
+    ToolOutcome, ToolSpec, UserAgent, UserId,
 };
 use parking_lot::Mutex;
 
@@ -20,7 +20,8 @@ pub fn user(name: &str) -> UserId {
     UserId::new(name).expect("the test names a good user")
 }
 
-type Body = dyn Fn(RunContext, serde_json::Value) -> Pin<Box<dyn Future<Output = ToolOutcome> + Send>> + Send + Sync;
+type Body =
+    dyn Fn(RunContext, serde_json::Value) -> Pin<Box<dyn Future<Output = ToolOutcome> + Send>> + Send + Sync;
 
 /// A tool made of a closure.
 pub struct FnTool {
@@ -40,7 +41,8 @@ impl FnTool {
         Fut: Future<Output = ToolOutcome> + Send + 'static,
     {
         let schema = serde_json::json!({"type": "object"});
-        let spec = ToolSpec::new(name, "A tool of a test.", effect, schema).expect("the test names a good tool");
+        let spec =
+            ToolSpec::new(name, "A tool of a test.", effect, schema).expect("the test names a good tool");
         Self { spec, body: Box::new(move |ctx, arguments| Box::pin(body(ctx, arguments))) }
     }
 
@@ -118,7 +120,10 @@ pub async fn assert_one_terminal_record_per_run(tenant: &UserAgent) {
     for (run, actions) in runs {
         let terminal = actions.iter().filter(|action| action.is_terminal()).count();
         assert_eq!(terminal, 1, "{run} has {terminal} terminal records: {actions:?}");
-        assert!(actions.last().is_some_and(|last| last.is_terminal()), "{run} goes on after its end: {actions:?}");
+        assert!(
+            actions.last().is_some_and(|last| last.is_terminal()),
+            "{run} goes on after its end: {actions:?}"
+        );
     }
 }
 

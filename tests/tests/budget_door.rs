@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use loomflow_core::{
-    Action, Agent, BudgetConfig, Entity, Error, ErrorKind, EventKind, ModelRequest, NanoUsd, Price, RetryPolicy, RunStatus,
-    Window,
+    Action, Agent, BudgetConfig, Entity, Error, ErrorKind, EventKind, ModelRequest, NanoUsd, Price,
+    RetryPolicy, RunStatus, Window,
 };
 use loomflow_local::{InMemoryAuditLog, InMemoryMemory, JsonSchema, StandardBudget};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
@@ -136,9 +136,11 @@ async fn a_retry_of_structured_output_is_charged_and_can_be_refused() {
     assert_eq!(rich.usage().await.unwrap().used.total_tokens(), input + output);
 
     let model = ModelDouble::new(|_, _| Ok(say("not json at all")));
-    let poor = Agent::builder("x").model(model.clone()).budget(budget(BudgetConfig::new().per_user_max_tokens(40)));
+    let poor =
+        Agent::builder("x").model(model.clone()).budget(budget(BudgetConfig::new().per_user_max_tokens(40)));
     let poor = poor.max_output_tokens(10).build().unwrap();
-    let result = poor.for_user(user("poor")).run("q").output_schema(schema()).output_retries(9).await.unwrap();
+    let result =
+        poor.for_user(user("poor")).run("q").output_schema(schema()).output_retries(9).await.unwrap();
     assert_eq!(result.status, RunStatus::Interrupted);
     assert_eq!(result.reason.as_deref(), Some("budget:per_user_max_tokens"));
     assert_eq!(result.refusal.unwrap().cap, "per_user_max_tokens");
@@ -200,12 +202,15 @@ async fn a_deadline_charges_what_was_counted_and_ends_as_timed_out() {
 
 #[tokio::test]
 async fn a_panic_in_a_tool_leaves_no_hold_and_one_terminal_record() {
-    let model = ModelDouble::new(|_, n| Ok(if n == 0 { call("boom", "{}") } else { say("sorry about that") }));
+    let model =
+        ModelDouble::new(|_, n| Ok(if n == 0 { call("boom", "{}") } else { say("sorry about that") }));
     let agent = Agent::builder("x")
         .model(model.clone())
         .budget(budget(BudgetConfig::new().per_user_max_tokens(10_000)))
         .audit_log(InMemoryAuditLog::new())
-        .tool(FnTool::new("boom", loomflow_core::Effect::Read, |_, _| async { panic!("tool panics on purpose") }))
+        .tool(FnTool::new("boom", loomflow_core::Effect::Read, |_, _| async {
+            panic!("tool panics on purpose")
+        }))
         .build()
         .unwrap();
     let tenant = agent.for_user(user("unlucky"));
@@ -246,7 +251,8 @@ async fn a_panic_in_a_model_adapter_is_charged_and_recorded_as_failed() {
 #[tokio::test]
 async fn a_truncated_stream_is_an_error_and_is_charged() {
     let model = ModelDouble::new(|_, _| Ok(vec![Step::Say("half an ".into()), Step::Cut]));
-    let agent = Agent::builder("x").model(model.clone()).budget(budget(BudgetConfig::new().per_user_max_tokens(99)));
+    let agent =
+        Agent::builder("x").model(model.clone()).budget(budget(BudgetConfig::new().per_user_max_tokens(99)));
     let agent = agent.max_output_tokens(10).build().unwrap();
     let tenant = agent.for_user(user("a"));
     assert_eq!(tenant.run("go").await.unwrap_err().kind(), ErrorKind::Truncated);
@@ -256,7 +262,8 @@ async fn a_truncated_stream_is_an_error_and_is_charged() {
 
 #[tokio::test]
 async fn missing_usage_is_estimated_and_marked() {
-    let model = ModelDouble::new(|_, _| Ok(vec![Step::Say("three more words".into()), Step::DoneWithoutUsage]));
+    let model =
+        ModelDouble::new(|_, _| Ok(vec![Step::Say("three more words".into()), Step::DoneWithoutUsage]));
     let agent = Agent::builder("x")
         .model(model.clone())
         .budget(budget(BudgetConfig::new().per_user_max_tokens(9_999)))
@@ -297,7 +304,8 @@ async fn every_attempt_is_reserved_and_a_refused_order_is_not_charged() {
 #[tokio::test]
 async fn a_timeout_before_the_stream_charges_the_prompt() {
     let model = ModelDouble::new(|_, _| Err(Error::new(ErrorKind::Timeout, "no headers in time")));
-    let agent = Agent::builder("one").model(model).budget(budget(BudgetConfig::new().per_user_max_tokens(9_999)));
+    let agent =
+        Agent::builder("one").model(model).budget(budget(BudgetConfig::new().per_user_max_tokens(9_999)));
     let agent = agent.build().unwrap();
     let tenant = agent.for_user(user("a"));
     tenant.run("two three").await.unwrap_err();
@@ -354,7 +362,8 @@ async fn flooding_with_throw_away_users_resets_nobodys_quota() {
     assert_eq!(error.kind(), ErrorKind::BudgetExceeded);
     assert_eq!(capped.usage().await.unwrap().used.total_tokens(), spent);
 
-    let config = BudgetConfig::new().per_user_max_tokens(6).window(Window::Day).max_users(64).max_spilled_users(64);
+    let config =
+        BudgetConfig::new().per_user_max_tokens(6).window(Window::Day).max_users(64).max_spilled_users(64);
     let agent = Agent::builder("x").model(model).budget(budget(config)).max_output_tokens(2).build().unwrap();
     let mut refused = None;
     for n in 0..10_000 {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use loomflow_core::{
-    Action, Agent, Capabilities, Clock, EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ErrorKind, ExportStream, FactQuery,
-    FactStore, HistoryLimit, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, NewFact, Owned, PutBlock,
-    RecallQuery, Result, Role, Scope, SessionId, SystemClock, TenantData,
+    Action, Agent, Capabilities, Clock, EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ErrorKind,
+    ExportStream, FactQuery, FactStore, HistoryLimit, MemoryBlock, MemoryProfile, MemoryStore, Message,
+    NewEpisode, NewFact, Owned, PutBlock, RecallQuery, Result, Role, Scope, SessionId, SystemClock,
+    TenantData,
 };
 use loomflow_local::{InMemoryAuditLog, InMemoryMemory, InProcRuntime};
 use loomflow_tests::double::{ModelDouble, Step, say};
@@ -42,7 +43,8 @@ async fn two_tenants_in_one_session_id_never_meet() {
 #[tokio::test]
 async fn memory_reaches_the_prompt_as_escaped_data_and_never_as_an_instruction() {
     let model = ModelDouble::saying("noted");
-    let agent = Agent::builder("Be kind.").model(model.clone()).memory(InMemoryMemory::new()).build().unwrap();
+    let agent =
+        Agent::builder("Be kind.").model(model.clone()).memory(InMemoryMemory::new()).build().unwrap();
     let tenant = agent.for_user(user("a"));
     let memory = tenant.memory().await.unwrap();
     let now = SystemClock.now();
@@ -81,7 +83,8 @@ async fn two_runs_of_one_session_are_not_open_at_once() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
     // Another session of the same tenant, and the same session of another, are free.
     let others = [tenant.run("three").session("t"), agent.for_user(user("b")).run("four").session("s")];
-    let others: Vec<_> = others.into_iter().map(|run| tokio::spawn(std::future::IntoFuture::into_future(run))).collect();
+    let others: Vec<_> =
+        others.into_iter().map(|run| tokio::spawn(std::future::IntoFuture::into_future(run))).collect();
     while model.calls() < 3 {
         tokio::task::yield_now().await;
     }
@@ -196,7 +199,12 @@ impl MemoryStore for Leaky {
     async fn recall(&self, scope: &Scope, query: &RecallQuery) -> Result<Vec<Owned<EpisodeMatch>>> {
         self.inner.recall(self.whose(scope), query).await
     }
-    async fn history(&self, scope: &Scope, session: &SessionId, limit: HistoryLimit) -> Result<Vec<Owned<Message>>> {
+    async fn history(
+        &self,
+        scope: &Scope,
+        session: &SessionId,
+        limit: HistoryLimit,
+    ) -> Result<Vec<Owned<Message>>> {
         self.inner.history(self.whose(scope), session, limit).await
     }
     async fn blocks(&self, scope: &Scope) -> Result<Vec<Owned<MemoryBlock>>> {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use loomflow_core::{Agent, BudgetConfig, Effect, ErrorKind, Runtime, ToolOutcome, ToolStatus};
-use loomflow_local::{InMemoryJournalStore, InMemoryMemory, InProcRuntime, StandardBudget, StandardPermissions};
+use loomflow_local::{
+    InMemoryJournalStore, InMemoryMemory, InProcRuntime, StandardBudget, StandardPermissions,
+};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
 use loomflow_tests::fixture::{FnTool, user};
 

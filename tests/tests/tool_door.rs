@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Action, Agent, AgentBuilder, ApprovalDecision, ApprovalHandler, ApprovalRequest, Decision, Effect, Error, ErrorKind,
-    EventKind, HasModel, Notified, Permissions, PreToolHook, Result, RunContext, RunStatus, ToolCall, ToolOutcome,
-    ToolStatus,
+    Action, Agent, AgentBuilder, ApprovalDecision, ApprovalHandler, ApprovalRequest, Decision, Effect, Error,
+    ErrorKind, EventKind, HasModel, Notified, Permissions, PreToolHook, Result, RunContext, RunStatus,
+    ToolCall, ToolOutcome, ToolStatus,
 };
 use loomflow_local::{InMemoryApprovalStore, InMemoryAuditLog, StandardPermissions};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
@@ -102,18 +102,25 @@ async fn status_of_pay(agent: &Agent) -> ToolStatus {
 /// Every pair of hook and policy decisions, with and without somebody who approves: only what the lattice allows runs.
 #[tokio::test]
 async fn the_decision_lattice_holds_for_every_combination() {
-    let all = [Decision::Allow, Decision::ask("hook or policy asks"), Decision::deny("hook or policy denies")];
+    let all =
+        [Decision::Allow, Decision::ask("hook or policy asks"), Decision::deny("hook or policy denies")];
     for (i, hook) in all.iter().enumerate() {
         for (j, policy) in all.iter().enumerate() {
             for approve in [None, Some(true), Some(false)] {
                 let (builder, executed) = paying();
-                let mut builder = builder.permissions(Always(policy.clone())).before_tool(Always(hook.clone()));
+                let mut builder =
+                    builder.permissions(Always(policy.clone())).before_tool(Always(hook.clone()));
                 if let Some(yes) = approve {
-                    builder = builder.approval_store(InMemoryApprovalStore::new()).approval_handler(handler(move |_| {
-                        let decision =
-                            if yes { ApprovalDecision::Approve } else { ApprovalDecision::Deny { reason: "no".into() } };
-                        Ok(Notified::Decided { decision, by: Some(user("boss")) })
-                    }));
+                    builder = builder.approval_store(InMemoryApprovalStore::new()).approval_handler(handler(
+                        move |_| {
+                            let decision = if yes {
+                                ApprovalDecision::Approve
+                            } else {
+                                ApprovalDecision::Deny { reason: "no".into() }
+                            };
+                            Ok(Notified::Decided { decision, by: Some(user("boss")) })
+                        },
+                    ));
                 }
                 let status = status_of_pay(&builder.build().unwrap()).await;
                 let runs = match i.max(j) {
@@ -122,7 +129,11 @@ async fn the_decision_lattice_holds_for_every_combination() {
                     _ => false,
                 };
                 assert_eq!(status == ToolStatus::Ok, runs, "{hook:?} {policy:?} {approve:?}");
-                assert_eq!(executed.load(Ordering::SeqCst), u64::from(runs), "{hook:?} {policy:?} {approve:?}");
+                assert_eq!(
+                    executed.load(Ordering::SeqCst),
+                    u64::from(runs),
+                    "{hook:?} {policy:?} {approve:?}"
+                );
             }
         }
     }
@@ -187,14 +198,21 @@ async fn a_pending_request_is_decided_by_an_eligible_approver_and_by_nobody_else
     assert!(agent.anonymous().approvals().await.unwrap().is_empty());
     let approve = || ApprovalDecision::Approve;
     assert_eq!(mallory.decide(request.id, approve()).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(agent.anonymous().decide(request.id, approve()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        agent.anonymous().decide(request.id, approve()).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     assert_eq!(alice.decide(request.id, approve()).await.unwrap_err().kind(), ErrorKind::Denied);
     assert_eq!(executed.load(Ordering::SeqCst), 0);
     boss.decide(request.id, approve()).await.unwrap();
     let result = running.await.unwrap().unwrap();
     assert_eq!(result.tool_calls[0].status, ToolStatus::Ok);
     assert_eq!(executed.load(Ordering::SeqCst), 1);
-    assert_eq!(boss.decide(request.id, approve()).await.unwrap_err().kind(), ErrorKind::Conflict, "single use");
+    assert_eq!(
+        boss.decide(request.id, approve()).await.unwrap_err().kind(),
+        ErrorKind::Conflict,
+        "single use"
+    );
     let log = entries(&alice).await;
     let granted = log.iter().find(|e| e.event.action == Action::ApprovalGranted).unwrap();
     assert!(granted.event.payload.get().contains("\"approver\":\"boss\""));
@@ -236,7 +254,11 @@ async fn a_policy_that_changes_while_somebody_thinks_is_checked_again_at_dispatc
     #[async_trait]
     impl Permissions for Reloading {
         async fn check(&self, _: &RunContext, _: &ToolCall, _: Effect) -> Result<Decision> {
-            Ok(if self.0.load(Ordering::SeqCst) { Decision::deny("new policy") } else { Decision::ask("old policy") })
+            Ok(if self.0.load(Ordering::SeqCst) {
+                Decision::deny("new policy")
+            } else {
+                Decision::ask("old policy")
+            })
         }
     }
     for bumps_version in [false, true] {
@@ -301,9 +323,14 @@ async fn parallel_calls_are_limited_and_answered_in_call_order() {
         }
     });
     let model = ModelDouble::new(|_, n| {
-        Ok(if n > 0 { say("bye") } else { (0..CALLS).map(|n| Step::Call("slow", format!("{{\"n\":{n}}}"))).collect() })
+        Ok(if n > 0 {
+            say("bye")
+        } else {
+            (0..CALLS).map(|n| Step::Call("slow", format!("{{\"n\":{n}}}"))).collect()
+        })
     });
-    let agent = Agent::builder("x").model(model.clone()).tool(slow).max_parallel_tools(LIMIT).build().unwrap();
+    let agent =
+        Agent::builder("x").model(model.clone()).tool(slow).max_parallel_tools(LIMIT).build().unwrap();
     let mut events = agent.for_user(user("a")).stream("go").await.unwrap();
     let mut seqs = Vec::new();
     while let Some(event) = events.next().await {
@@ -311,7 +338,12 @@ async fn parallel_calls_are_limited_and_answered_in_call_order() {
     }
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "numbered from 1 without gaps");
     assert_eq!(most.load(Ordering::SeqCst), LIMIT);
-    let told: Vec<_> = model.requests()[1].messages.iter().filter(|m| m.tool_call_id.is_some()).map(|m| m.text.clone()).collect();
+    let told: Vec<_> = model.requests()[1]
+        .messages
+        .iter()
+        .filter(|m| m.tool_call_id.is_some())
+        .map(|m| m.text.clone())
+        .collect();
     assert_eq!(told.len(), CALLS);
     for (n, text) in told.iter().enumerate() {
         assert_eq!(&**text, format!("done {n}"));
@@ -324,7 +356,12 @@ async fn a_tool_that_is_cut_off_is_unknown_unless_it_only_reads() {
         let hang = FnTool::new("hang", effect, |_, _| async { std::future::pending().await })
             .with(|spec| spec.with_timeout(Duration::from_secs(1)));
         let model = ModelDouble::new(|_, n| Ok(if n == 0 { call("hang", "{}") } else { say("bye") }));
-        let agent = Agent::builder("x").model(model).tool(hang).permissions(StandardPermissions::bypass()).build().unwrap();
+        let agent = Agent::builder("x")
+            .model(model)
+            .tool(hang)
+            .permissions(StandardPermissions::bypass())
+            .build()
+            .unwrap();
         let result = agent.for_user(user("a")).run("go").await.unwrap();
         assert_eq!(result.tool_calls[0].status, status);
     }
@@ -386,7 +423,8 @@ async fn bad_calls_are_explained_to_the_model_and_nothing_runs() {
     assert!(result.tool_calls.iter().all(|c| c.status == ToolStatus::Error));
     assert_eq!(executed.load(Ordering::SeqCst), 0);
     let requests = model.requests();
-    let told: Vec<_> = requests[1].messages.iter().filter(|m| m.tool_call_id.is_some()).map(|m| &*m.text).collect();
+    let told: Vec<_> =
+        requests[1].messages.iter().filter(|m| m.tool_call_id.is_some()).map(|m| &*m.text).collect();
     assert!(told[0].contains("there is no tool \"nope\"") && told[0].contains("look"), "{told:?}");
     assert!(told[1].contains("not valid JSON") && told[2].contains("not a JSON object"), "{told:?}");
 }
@@ -396,7 +434,9 @@ async fn a_tool_cannot_be_told_who_the_user_is() {
     let whoami = FnTool::new("whoami", Effect::Read, |ctx, _| async move {
         ToolOutcome::ok(ctx.user_id().map_or("nobody".to_owned(), |id| id.to_string()))
     });
-    let model = ModelDouble::new(|_, n| Ok(if n % 2 == 0 { call("whoami", "{\"user_id\":\"bob\"}") } else { say("bye") }));
+    let model = ModelDouble::new(|_, n| {
+        Ok(if n % 2 == 0 { call("whoami", "{\"user_id\":\"bob\"}") } else { say("bye") })
+    });
     let agent = Agent::builder("x").model(model.clone()).tool(whoami).build().unwrap();
     agent.for_user(user("alice")).run("I am bob").metadata("user_id", "bob").await.unwrap();
     assert_eq!(&*model.requests()[1].messages.last().unwrap().text, "alice");

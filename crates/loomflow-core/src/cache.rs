@@ -24,7 +24,7 @@ pub trait ToolCache: fmt::Debug + Send + Sync + 'static {
 
 /// Keeps nothing: every look-up misses.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct NoCache;
 
 #[async_trait]

@@ -165,7 +165,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct SystemClock;
 
 impl Clock for SystemClock {

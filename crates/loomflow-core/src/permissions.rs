@@ -82,7 +82,7 @@ pub trait Permissions: fmt::Debug + Send + Sync + 'static {
 
 /// The policy of an agent that was given none: what only reads runs, everything else asks.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct ReadOnlyRuns;
 
 #[async_trait]

@@ -87,7 +87,7 @@ pub trait Secrets: fmt::Debug + Send + Sync + 'static {
 
 /// Resolves nothing: the default of an agent that needs no secret.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct NoSecrets;
 
 #[async_trait]

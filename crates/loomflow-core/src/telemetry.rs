@@ -38,7 +38,7 @@ pub trait Telemetry: fmt::Debug + Send + Sync + 'static {
 
 /// Keeps nothing.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct NoTelemetry;
 
 impl Telemetry for NoTelemetry {}

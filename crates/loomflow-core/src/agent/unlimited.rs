@@ -12,7 +12,7 @@ use crate::tenant_data::{Erase, Erased, ExportStream, TenantData, export_from};
 
 /// Grants everything and counts nothing.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct UnlimitedLedger;
 
 #[async_trait]

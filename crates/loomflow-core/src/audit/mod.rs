@@ -333,7 +333,7 @@ pub trait AuditLog: TenantData {
 
 /// Records nothing: for an agent that needs no audit.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct NoAudit;
 
 #[async_trait]

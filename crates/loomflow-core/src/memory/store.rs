@@ -108,7 +108,7 @@ pub trait MemoryStore: TenantData {
 
 /// Remembers nothing: for an agent whose every run stands alone.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "a unit that is what its name says")]
 pub struct NoMemory;
 
 #[async_trait]

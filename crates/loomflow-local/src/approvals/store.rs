@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::epochs::Epochs;
+use crate::erasures::Epochs;
 
 /// A waiter looks at the clock again after this long, so that a clock that is set does not strand it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
