@@ -155,7 +155,7 @@ impl FactTable {
         unsourced_before: Option<Timestamp>,
     ) -> u64 {
         let (gone, kept): (Vec<Ghost>, Vec<Ghost>) =
-            std::mem::take(&mut self.ghosts).into_iter().partition(|g| goes(&g.session, g.at));
+            std::mem::take(&mut self.ghosts).into_iter().partition(|g| goes(&g.session, g.at) && !held(g.id));
         let gone: HashSet<EpisodeId> = gone.into_iter().map(|g| g.id).collect();
         let kept_ids: HashSet<EpisodeId> = kept.iter().map(|g| g.id).collect();
         let before = self.rows.len();
