@@ -19,4 +19,5 @@ mod secrets;
 pub use approvals::{CallbackApprovals, DenyAll, InMemoryApprovalStore};
 pub use audit::InMemoryAuditLog;
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
+pub use redact::PatternScrub;
 pub use secrets::{DictSecrets, EnvSecrets};
