@@ -24,4 +24,5 @@ pub use embed::{FakeEmbedder, HashEmbedder};
 pub use ledger::StandardBudget;
 pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
+pub use redact::PatternScrub;
 pub use secrets::{DictSecrets, EnvSecrets};
