@@ -1,0 +1,11 @@
+//! Settling a reservation whose request never left.
+
+use loomflow_core::{Held, Reservation, Result};
+
+pub async fn settle(reservation: Reservation<Held>) -> Result<()> {
+    let reservation = reservation;
+    drop(reservation.settle(None));
+    Ok(())
+}
+
+fn main() {}
