@@ -38,6 +38,10 @@ const MISUSES: &[(&str, &str)] = &[
     ("printed_secret", "E0277"),
     ("serialised_secret", "E0277"),
     ("copied_secret", "E0277"),
+    ("agent_without_a_model", "E0599"),
+    ("backend_through_a_handle", "E0616"),
+    ("store_through_scoped_memory", "E0616"),
+    ("memory_of_another", "E0061"),
 ];
 
 /// How many lines a misuse and its twin may differ in.

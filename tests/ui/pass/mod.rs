@@ -9,6 +9,8 @@
     reason = "only whether they compile counts"
 )]
 
+mod agent_without_a_model;
+mod backend_through_a_handle;
 mod converted_scope;
 mod copied_secret;
 mod default_scope;
@@ -19,6 +21,7 @@ mod forged_permit;
 mod forged_redaction;
 mod forged_scope;
 mod kept_scope;
+mod memory_of_another;
 mod minted_scope;
 mod model_outside_the_door;
 mod permit_used_twice;
@@ -27,6 +30,7 @@ mod raw_json_to_audit;
 mod serialised_secret;
 mod settled_before_sent;
 mod settled_twice;
+mod store_through_scoped_memory;
 mod string_as_scope;
 mod tool_without_permit;
 mod unscoped_recall;
