@@ -8,7 +8,7 @@ use super::tree::Tree;
 const ARCHITECTURE: &str = "docs/architecture.md";
 
 /// Where documents whose code blocks are compiled are listed.
-const COMPILED: &str = "tests/src/lib.rs";
+const COMPILED: &str = "tests/src/docs.rs";
 
 /// Directories of somebody's machine.
 const MACHINE_PATHS: [&str; 4] = ["/work/", "/tmp/", "/root/", "/home/"];

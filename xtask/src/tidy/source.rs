@@ -1,4 +1,4 @@
-//! Rules about Rust files: the header, the length, and words that mean "not finished".
+//! Rules about source files: the header, the length, and words that mean "not finished".
 
 use std::collections::BTreeSet;
 
@@ -31,6 +31,9 @@ const OUTSIDE_CORE: [(&str, &str); 5] = [
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let test_files = test_files(tree);
     let mut findings = Vec::new();
+    for (path, text) in tree.all() {
+        conflicts(path, text, &mut findings);
+    }
     for (path, text) in tree.with_ext("rs") {
         let source = Source::parse(text);
         let is_test = is_test_path(path) || test_files.contains(path);
@@ -63,6 +66,15 @@ pub(super) fn test_files(tree: &Tree) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// What a merge leaves behind when nobody finished it.
+fn conflicts(path: &str, text: &str, findings: &mut Vec<Finding>) {
+    for (i, line) in text.lines().enumerate() {
+        if ["<<<<<<< ", ">>>>>>> "].iter().any(|marker| line.starts_with(marker)) {
+            findings.push(Finding::new(path, i + 1, "leftover", "a conflict marker: finish the merge"));
+        }
+    }
 }
 
 fn header(path: &str, text: &str, findings: &mut Vec<Finding>) {

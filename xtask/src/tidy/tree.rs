@@ -56,6 +56,11 @@ impl Tree {
         self.files.range(prefix.clone()..).next().is_some_and(|(first, _)| first.starts_with(&prefix))
     }
 
+    /// Every file.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.files.iter().map(|(path, text)| (path.as_str(), text.as_str()))
+    }
+
     /// Every file whose name ends in `.ext`.
     pub(super) fn with_ext(&self, ext: &str) -> impl Iterator<Item = (&str, &str)> {
         let suffix = format!(".{ext}");
