@@ -2,5 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+mod docs;
 pub mod double;
 pub mod fixture;

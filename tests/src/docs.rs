@@ -1,0 +1,17 @@
+//! The Rust in the README and the book, compiled as doc tests.
+//!
+//! A new document is one line below; `cargo xtask tidy` refuses one whose Rust is not compiled.
+
+/// Makes each document's Rust blocks doc tests of this crate.
+macro_rules! docs {
+    ($($name:ident = $path:literal,)*) => {
+        $(
+            #[cfg(doctest)]
+            #[doc = include_str!($path)]
+            #[derive(Debug)]
+            pub struct $name;
+        )*
+    };
+}
+
+docs! {}

@@ -1,0 +1,11 @@
+//! Settling one reservation twice.
+
+use loomflow_core::{Reservation, Result, Sent, Settled};
+
+pub async fn settle(reservation: Reservation<Sent>, _other: Reservation<Sent>) -> Result<[Settled; 2]> {
+    let first = reservation.settle(None).await?;
+    let second = reservation.settle(None).await?;
+    Ok([first, second])
+}
+
+fn main() {}

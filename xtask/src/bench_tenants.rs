@@ -1,0 +1,201 @@
+//! `cargo xtask bench-tenants`: builds the load driver in release mode, runs it, and compares its report.
+//!
+//! The driver measures; this room only builds, passes flags through and compares. Nothing here writes to stdout, which
+//! belongs to the driver: with `--json /dev/stdout --quiet` it carries the report and nothing else.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::Message;
+
+use crate::baseline::{self, Report};
+use crate::process;
+use crate::{Failure, Outcome};
+
+/// The faults the driver can be asked to make.
+pub(crate) const FAULTS: [&str; 3] = ["leak", "double_charge", "lost_audit"];
+
+/// Builds and runs the driver with `args`; compares its report when they hold `--baseline FILE`.
+pub(crate) fn run(root: &Path, args: Vec<OsString>) -> Outcome {
+    let flags = Flags::parse(args)?;
+    // Read before anything is built or measured: a missing file should not cost a run.
+    let old = flags.baseline.as_deref().map(Report::read).transpose()?;
+    let driver = build(root, flags.fault, flags.quiet)?;
+    let Some(old) = old else {
+        return pass_on(process::program(root, driver).args(&flags.rest));
+    };
+    let wanted = flags.json.as_deref();
+    let to_stdout = wanted.is_some_and(|path| path == Path::new("/dev/stdout"));
+    let path = match wanted {
+        Some(path) if !to_stdout => path.to_owned(),
+        _ => scratch_report(root)?,
+    };
+    let mut command = process::program(root, driver);
+    command.args(&flags.rest).arg("--json").arg(&path);
+    pass_on(&mut command)?;
+    let new = Report::read(&path)?;
+    if to_stdout {
+        print!("{}", new.text());
+    }
+    let verdict = baseline::compare(&old, &new)?;
+    if !flags.quiet {
+        eprintln!("{verdict}");
+    }
+    verdict.into_outcome()
+}
+
+/// Runs the smoke load with a deliberate fault; an undetected fault is a failure.
+pub(crate) fn expect_caught(root: &Path, fault: &str) -> Outcome {
+    let driver = build(root, true, true)?;
+    let path = scratch_report(root)?;
+    if path.exists() {
+        std::fs::remove_file(&path).map_err(|e| unusable(&path, &e))?;
+    }
+    let mut command = process::program(root, driver);
+    command.args(["--smoke", "--quiet", "--fault", fault, "--json"]).arg(&path);
+    let output = process::capture(&mut command)?;
+    if output.status.code() != Some(1) {
+        return Err(Failure::Failed(format!(
+            "`{}` must end with exit code 1 and ended with {}",
+            process::shown(&command),
+            output.status
+        )));
+    }
+    // Exit code 1 alone could be a crash: the report must say what was seen.
+    Report::read(&path)?.expect_alarm(fault)
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    baseline: Option<PathBuf>,
+    json: Option<PathBuf>,
+    fault: bool,
+    quiet: bool,
+    /// What the driver gets. Without a baseline that is everything; with one, `--json` is set anew.
+    rest: Vec<OsString>,
+}
+
+impl Flags {
+    /// Looks for the flags that matter here; every other one, known or not, is the driver's to judge.
+    fn parse(args: Vec<OsString>) -> Outcome<Self> {
+        let mut flags = Self::default();
+        let mut json = Vec::new();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            if let Some((value, _)) = take_value(&arg, "--baseline", &mut args)? {
+                flags.baseline = Some(value.into());
+            } else if let Some((value, spelled)) = take_value(&arg, "--json", &mut args)? {
+                flags.json = Some(value.into());
+                json = spelled;
+            } else {
+                flags.fault |= arg == "--fault" || arg.to_string_lossy().starts_with("--fault=");
+                flags.quiet |= arg == "--quiet";
+                flags.rest.push(arg);
+            }
+        }
+        if flags.baseline.is_none() {
+            flags.rest.append(&mut json);
+        }
+        Ok(flags)
+    }
+}
+
+/// The value of `--flag VALUE` or `--flag=VALUE`, and the arguments it was spelled with.
+fn take_value(
+    arg: &OsStr,
+    flag: &str,
+    rest: &mut impl Iterator<Item = OsString>,
+) -> Outcome<Option<(OsString, Vec<OsString>)>> {
+    if arg == flag {
+        let value = rest.next().ok_or_else(|| Failure::Usage(format!("{flag} needs a FILE")))?;
+        return Ok(Some((value.clone(), vec![arg.to_owned(), value])));
+    }
+    let text = arg.to_string_lossy();
+    let value = text.strip_prefix(flag).and_then(|rest| rest.strip_prefix('='));
+    Ok(value.map(|value| (value.into(), vec![arg.to_owned()])))
+}
+
+/// Builds the driver and returns its path. Cargo's output is shown only when the build fails.
+fn build(root: &Path, fault: bool, quiet: bool) -> Outcome<PathBuf> {
+    if !quiet {
+        eprintln!("building the load driver in release mode (some minutes the first time)");
+    }
+    let mut cargo = process::cargo(root);
+    cargo.args(["build", "--release", "--locked", "--package", "loomflow-bench", "--bin", "tenants"]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    if fault {
+        cargo.args(["--features", "fault-injection"]);
+    }
+    let output = process::capture(&mut cargo)?;
+    if !output.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        return Err(Failure::Failed(format!("`{}` ended with {}", process::shown(&cargo), output.status)));
+    }
+    Message::parse_stream(&output.stdout[..])
+        .filter_map(Result::ok)
+        .find_map(|message| match message {
+            Message::CompilerArtifact(artifact) if artifact.target.name == "tenants" => artifact.executable,
+            _ => None,
+        })
+        .map(PathBuf::from)
+        .ok_or_else(|| Failure::Failed("cargo built the load driver and did not say where it is".to_owned()))
+}
+
+/// Runs the driver on our own streams and passes its exit code on.
+fn pass_on(command: &mut std::process::Command) -> Outcome {
+    let status = command
+        .status()
+        .map_err(|e| Failure::Failed(format!("`{}` could not be started: {e}", process::shown(command))))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        // A signal has no code; to a caller it is a failure like any other.
+        code => Err(Failure::Exit(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+    }
+}
+
+fn scratch_report(root: &Path) -> Outcome<PathBuf> {
+    let dir = root.join("target").join("bench-tenants");
+    std::fs::create_dir_all(&dir).map_err(|e| unusable(&dir, &e))?;
+    Ok(dir.join(format!("report-{}.json", std::process::id())))
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Failed(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Flags {
+        Flags::parse(args.iter().map(OsString::from).collect()).unwrap()
+    }
+
+    #[test]
+    fn unknown_flags_go_to_the_driver_untouched() {
+        let flags = parse(&["--users", "7", "--new-flag", "--json", "/dev/stdout", "--quiet"]);
+        assert_eq!(flags.rest, ["--users", "7", "--new-flag", "--quiet", "--json", "/dev/stdout"]);
+        assert!(flags.quiet && !flags.fault && flags.baseline.is_none());
+    }
+
+    #[test]
+    fn a_baseline_is_ours_and_takes_the_report_with_it() {
+        for spelled in [
+            &["--baseline", "old.json", "--json=new.json"][..],
+            &["--baseline=old.json", "--json", "new.json"],
+        ] {
+            let flags = parse(spelled);
+            assert_eq!(flags.baseline.as_deref(), Some(Path::new("old.json")));
+            assert_eq!(flags.json.as_deref(), Some(Path::new("new.json")));
+            assert!(flags.rest.is_empty(), "{flags:?}");
+        }
+        assert!(matches!(Flags::parse(vec!["--baseline".into()]), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn a_fault_asks_for_the_feature_however_it_is_spelled() {
+        assert!(parse(&["--fault", "leak"]).fault);
+        assert!(parse(&["--fault=leak"]).fault);
+        assert!(!parse(&["--faults"]).fault);
+    }
+}

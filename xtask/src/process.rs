@@ -1,0 +1,63 @@
+//! Starting children: always without stdin, always from the workspace's root.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::{Failure, Outcome};
+
+/// The cargo that runs this command, so that a child uses the same toolchain.
+pub(crate) fn cargo(root: &Path) -> Command {
+    program(root, std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+/// A child that works in the workspace's root.
+pub(crate) fn program(root: &Path, name: impl Into<OsString>) -> Command {
+    let mut command = Command::new(name.into());
+    command.current_dir(root).stdin(Stdio::null());
+    command
+}
+
+/// Runs a child whose output goes where ours goes.
+pub(crate) fn run(command: &mut Command) -> Outcome {
+    let status = command.status().map_err(|e| cannot_start(command, &e))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("`{}` ended with {status}", shown(command))))
+}
+
+/// Runs a child and keeps its output; it is the caller's to judge.
+pub(crate) fn capture(command: &mut Command) -> Outcome<Output> {
+    command.output().map_err(|e| cannot_start(command, &e))
+}
+
+/// The command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let name = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let mut text = name.to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        text.push(' ');
+        text.push_str(&arg.to_string_lossy());
+    }
+    text
+}
+
+fn cannot_start(command: &Command, error: &std::io::Error) -> Failure {
+    Failure::Failed(format!("`{}` could not be started: {error}", shown(command)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_child_is_named_with_its_arguments() {
+        let root = crate::workspace_root();
+        let error = run(program(&root, "false").arg("--really")).unwrap_err();
+        assert!(matches!(&error, Failure::Failed(why) if why.contains("false --really")), "{error:?}");
+        let error = run(&mut program(&root, "no-such-program-anywhere")).unwrap_err();
+        assert!(matches!(&error, Failure::Failed(why) if why.contains("could not be started")), "{error:?}");
+        assert!(run(&mut program(&root, "true")).is_ok());
+    }
+}
