@@ -1,1 +1,17 @@
-//! bench
+//! The tenant load driver: many tenants on one shared agent, measured, and watched for leaks while they run.
+//!
+//! [`system`] assembles what is measured and is the only room that knows concrete backends. [`provider`] is the model at
+//! the other end, which keeps an invoice of its own. [`fixed`] does the work that other frameworks are measured on;
+//! [`full`] does everything at once and probes isolation while it does. The binary `tenants` is the door.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod fixed;
+pub mod machine;
+pub mod meter;
+pub mod progress;
+pub mod provider;
+pub mod report;
+pub mod stats;
+pub mod system;
