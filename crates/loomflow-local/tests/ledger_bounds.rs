@@ -51,7 +51,7 @@ fn kept(ledger: &StandardBudget) -> (usize, usize) {
         let rest = text.split(name).nth(1).unwrap();
         rest.chars().skip(2).take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
     };
-    (number("hot_users"), number("spilled_users"))
+    (number(" hot_users"), number(" spilled_users"))
 }
 
 #[derive(Debug, Default)]

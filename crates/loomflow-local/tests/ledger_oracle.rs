@@ -572,7 +572,18 @@ fn config() -> impl Strategy<Value = BudgetConfig> {
     })
 }
 
+/// Few enough for the inner loop; `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 64;
+    }
+    config
+}
+
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn answers_are_the_oracles(config in config(), ops in prop::collection::vec(op(), 1..60)) {
         run(config, None, ops);

@@ -64,10 +64,14 @@ pub(super) struct HoldTable {
 }
 
 impl HoldTable {
-    /// The place the next hold gets, or `None` when the shard is full.
-    pub(super) fn next_place(&self) -> Option<u32> {
-        let next = self.free.last().copied().unwrap_or(u32::try_from(self.slots.len()).ok()?);
-        (next < 1 << PLACE_BITS).then_some(next)
+    /// Whether one more hold fits.
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.slots.len() < 1 << PLACE_BITS
+    }
+
+    /// The place the next hold gets.
+    pub(super) fn next_place(&self) -> u32 {
+        self.free.last().copied().unwrap_or(self.slots.len() as u32)
     }
 
     /// Puts an open hold at [`HoldTable::next_place`].
@@ -78,7 +82,7 @@ impl HoldTable {
             place
         } else {
             self.slots.push(Some(record));
-            u32::try_from(self.slots.len() - 1).expect("a place was asked for first")
+            u32::try_from(self.slots.len() - 1).expect("room was asked for first")
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.keys.insert_unique(hash, place, |place| {

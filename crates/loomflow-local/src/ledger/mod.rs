@@ -111,7 +111,7 @@ impl StandardBudget {
         };
         Self {
             book,
-            time: Time::new(Arc::new(SystemClock)),
+            time: Time::new(Arc::new(SystemClock::default())),
             shards: (0..shards).map(|_| Mutex::new(Shard::new((users / shards).max(1)))).collect(),
             config,
         }

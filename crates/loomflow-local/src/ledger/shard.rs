@@ -100,7 +100,7 @@ impl User {
             let mut all = Runs::default();
             for (run, warned, used) in runs {
                 all.serial += 1;
-                all.cells.insert(run, (all.serial, Cell { warned, used, ..Cell::default() }));
+                all.cells.insert(run, (all.serial, Cell::restored(0, warned, vec![(0, used)], &RUN)));
             }
             Box::new(all)
         });
@@ -200,8 +200,9 @@ impl Shard {
         if let Some(open) = at.and_then(|at| self.holds.by_key(at, &hold.key)) {
             return Ok(Ok(granted(open, Vec::new())));
         }
-        let place =
-            self.holds.next_place().ok_or_else(|| full("too many holds are open; close some first"))?;
+        if !self.holds.has_room() {
+            return Err(full("too many holds are open; close some first"));
+        }
         let mut fresh = at.is_none().then(|| User::new(scope.owner(), now.window));
         let user = match (&mut fresh, at) {
             (Some(user), _) => user,
@@ -238,6 +239,8 @@ impl Shard {
             }
             (None, None) => return Err(Error::new(ErrorKind::Internal, "a user is either here or made")),
         };
+        // After the eviction, which frees places of holds.
+        let place = self.holds.next_place();
         // From here on nothing fails: all counters change, or none did.
         self.users.pin(at);
         self.serial += 1;

@@ -144,18 +144,31 @@ impl Packed {
     }
 }
 
-/// Layout: newest part's window, flags (warnings and bit 7 for runs), window after that part, number of parts, parts
-/// (distance back from the newest, numbers), number of runs, runs.
+/// There are runs.
+const RUNS: u8 = 0x80;
+/// There is one part, and it is of the window itself: nearly every row of a window that does not roll.
+const PLAIN: u8 = 0x40;
+
+/// Layout: newest part's window, flags (warnings, [`RUNS`], [`PLAIN`]), unless plain: window after that part, number of
+/// parts; parts (distance back from the newest unless plain, numbers), number of runs, runs.
 fn encode(counter: &Counter) -> Vec<u8> {
     let mut out = Vec::with_capacity(32);
     let last = counter.parts.last().map_or(counter.window, |(at, _)| *at);
     put(&mut out, zigzag(last));
-    out.push(counter.warned | if counter.runs.is_empty() { 0 } else { 0x80 });
-    put(&mut out, zigzag(counter.window.wrapping_sub(last)));
-    put(&mut out, counter.parts.len() as u64);
-    for (at, used) in &counter.parts {
-        put(&mut out, zigzag(last.wrapping_sub(*at)));
+    let runs = if counter.runs.is_empty() { 0 } else { RUNS };
+    if let [(at, used)] = &counter.parts[..]
+        && *at == counter.window
+    {
+        out.push(counter.warned | runs | PLAIN);
         put_totals(&mut out, used);
+    } else {
+        out.push(counter.warned | runs);
+        put(&mut out, zigzag(counter.window.wrapping_sub(last)));
+        put(&mut out, counter.parts.len() as u64);
+        for (at, used) in &counter.parts {
+            put(&mut out, zigzag(last.wrapping_sub(*at)));
+            put_totals(&mut out, used);
+        }
     }
     if !counter.runs.is_empty() {
         put(&mut out, counter.runs.len() as u64);
@@ -172,14 +185,17 @@ fn decode(mut data: &[u8]) -> Counter {
     let from = &mut data;
     let last = unzigzag(get(from));
     let flags = byte(from);
-    let window = last.wrapping_add(unzigzag(get(from)));
-    let parts = (0..get(from))
-        .map(|_| {
+    let (window, parts) = if flags & PLAIN == 0 {
+        let window = last.wrapping_add(unzigzag(get(from)));
+        let parts = (0..get(from)).map(|_| {
             let at = last.wrapping_sub(unzigzag(get(from)));
             (at, get_totals(from))
-        })
-        .collect();
-    let runs = if flags & 0x80 == 0 { 0 } else { get(from) };
+        });
+        (window, parts.collect())
+    } else {
+        (last, vec![(last, get_totals(from))])
+    };
+    let runs = if flags & RUNS == 0 { 0 } else { get(from) };
     let runs = (0..runs)
         .map(|_| {
             let mut id = [0; 16];
@@ -187,13 +203,13 @@ fn decode(mut data: &[u8]) -> Counter {
             (RunId::from_u128(u128::from_le_bytes(id)), byte(from), get_totals(from))
         })
         .collect();
-    Counter { window, warned: flags & 0x7f, parts, runs }
+    Counter { window, warned: flags & !(RUNS | PLAIN), parts, runs }
 }
 
 /// The newest window with usage, and whether there are runs.
 fn head(mut data: &[u8]) -> (i64, bool) {
     let last = unzigzag(get(&mut data));
-    (last, byte(&mut data) & 0x80 != 0)
+    (last, byte(&mut data) & RUNS != 0)
 }
 
 fn put_totals(out: &mut Vec<u8>, t: &Totals) {
