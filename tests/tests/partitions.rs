@@ -84,7 +84,7 @@ async fn two_runs_of_one_session_are_not_open_at_once() {
     // Another session of the same tenant, and the same session of another, are free.
     let others = [tenant.run("three").session("t"), agent.for_user(user("b")).run("four").session("s")];
     let others: Vec<_> =
-        others.into_iter().map(|run| tokio::spawn(std::future::IntoFuture::into_future(run))).collect();
+        others.into_iter().map(|run| tokio::spawn(IntoFuture::into_future(run))).collect();
     while model.calls() < 3 {
         tokio::task::yield_now().await;
     }
@@ -94,14 +94,14 @@ async fn two_runs_of_one_session_are_not_open_at_once() {
     }
     first.await.unwrap().unwrap();
     // A dropped run frees its session, too.
-    let task = tokio::spawn(std::future::IntoFuture::into_future(tenant.run("five").session("s")));
+    let task = tokio::spawn(IntoFuture::into_future(tenant.run("five").session("s")));
     while model.calls() < 4 {
         tokio::task::yield_now().await;
     }
     task.abort();
     let _cancelled = task.await;
     agent.settled().await.unwrap();
-    let task = tokio::spawn(std::future::IntoFuture::into_future(tenant.run("six").session("s")));
+    let task = tokio::spawn(IntoFuture::into_future(tenant.run("six").session("s")));
     while model.calls() < 5 {
         tokio::task::yield_now().await;
     }
@@ -120,7 +120,7 @@ async fn a_run_in_flight_cannot_write_back_what_was_erased() {
     let tenant = agent.for_user(user("a"));
     let bystander = agent.for_user(user("ab"));
     bystander.run("keep me").session("s").await.unwrap();
-    let running = tokio::spawn(std::future::IntoFuture::into_future(tenant.run("secret").session("s")));
+    let running = tokio::spawn(IntoFuture::into_future(tenant.run("secret").session("s")));
     while model.calls() < 2 {
         tokio::task::yield_now().await;
     }

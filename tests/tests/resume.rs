@@ -56,7 +56,7 @@ impl World {
 fn crash(world: &World, model: Arc<ModelDouble>, hangs: bool, when: impl Fn() -> bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let agent = world.agent(model, hangs);
-    let run = std::future::IntoFuture::into_future(agent.for_user(user("a")).run("pay").session("s"));
+    let run = IntoFuture::into_future(agent.for_user(user("a")).run("pay").session("s"));
     runtime.block_on(async {
         let task = tokio::spawn(run);
         while !when() {

@@ -43,10 +43,12 @@ fn answer(request: &ModelRequest) -> Says {
     }
     if asked.contains("what is my pin") {
         let everything: String = request.messages.iter().map(|m| format!("{}\n", m.text)).collect();
-        let pin = everything.split("my pin is ").nth(1).map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());
-        return Says::Words(match pin {
-            Some(pin) if pin != String::new() => format!("Your pin is {pin}."),
-            _ => "I have never been told your pin.".into(),
+        let told = everything.split("my pin is ").nth(1).unwrap_or_default();
+        let pin: String = told.chars().take_while(char::is_ascii_digit).collect();
+        return Says::Words(if pin.is_empty() {
+            "I have never been told your pin.".into()
+        } else {
+            format!("Your pin is {pin}.")
         });
     }
     Says::Words("I will remember that.".into())

@@ -43,7 +43,7 @@ pub struct AgentBuilder<M> {
     namespace: Namespace,
     instructions: Arc<str>,
     embedder: Option<Arc<dyn Embedder>>,
-    memory: Arc<dyn MemoryStore>,
+    memory: Option<Arc<dyn MemoryStore>>,
     ledger: Arc<dyn Ledger>,
     permissions: Arc<dyn Permissions>,
     pre_hooks: Vec<Arc<dyn PreToolHook>>,
@@ -70,7 +70,7 @@ impl AgentBuilder<NoModel> {
             namespace: Namespace::default(),
             instructions,
             embedder: None,
-            memory: Arc::new(NoMemory),
+            memory: None,
             ledger: Arc::new(UnlimitedLedger),
             permissions: Arc::new(ReadOnlyRuns),
             pre_hooks: Vec::new(),
@@ -173,8 +173,6 @@ macro_rules! bounds {
 
 impl<M> AgentBuilder<M> {
     parts! {
-        /// Sets the memory; without one, every run stands alone.
-        memory => memory: MemoryStore;
         /// Sets the budget; without one, nothing is capped or counted.
         budget => ledger: Ledger;
         /// Sets the policy; without one, tools that only read run and everything else asks.
@@ -231,6 +229,12 @@ impl<M> AgentBuilder<M> {
     /// Sets the application's share of its stores (`default`).
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
+        self
+    }
+
+    /// Sets the memory; without one, every run stands alone.
+    pub fn memory(mut self, memory: impl IntoShared<dyn MemoryStore>) -> Self {
+        self.memory = Some(memory.into_shared());
         self
     }
 
@@ -328,8 +332,9 @@ impl AgentBuilder<HasModel> {
         let share = |part: f64| (window as f64 * part) as u64;
         (self.settings.cleanup_above, self.settings.cleanup_to) =
             (share(self.cleanup.0), share(self.cleanup.1));
+        let remembers = self.memory.is_some();
         let services = Services {
-            memory: self.memory,
+            memory: self.memory.unwrap_or_else(|| Arc::new(NoMemory)),
             audit: self.audit,
             secrets: self.secrets,
             cache: self.cache,
@@ -353,6 +358,7 @@ impl AgentBuilder<HasModel> {
             tool_specs: tools.specs(),
             tools,
             settings: self.settings,
+            remembers,
             closer: Closer::new(),
             closed: AtomicBool::new(false),
         })))

@@ -181,7 +181,7 @@ async fn conclude(
     let mut degraded = Vec::new();
     let (outcome, error) = match ended {
         Ok(mut outcome) => {
-            if let Some(episode) = outcome.episode.take() {
+            if let Some(episode) = outcome.episode.take().filter(|_| run.agent.remembers) {
                 degraded.extend(commit(run, episode).await);
             }
             let error = outcome.error.take();

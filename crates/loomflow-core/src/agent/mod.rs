@@ -55,6 +55,8 @@ pub(crate) struct AgentInner {
     pub(crate) tools: ToolSet,
     pub(crate) tool_specs: Arc<[Arc<ToolSpec>]>,
     pub(crate) settings: Settings,
+    /// Whether there is a memory to write finished turns to.
+    pub(crate) remembers: bool,
     pub(crate) closer: Closer,
     pub(crate) closed: AtomicBool,
 }
