@@ -18,6 +18,7 @@ mod secrets;
 
 pub use approvals::{CallbackApprovals, DenyAll, InMemoryApprovalStore};
 pub use audit::InMemoryAuditLog;
+pub use model::{EchoModel, ScriptStep, ScriptedModel};
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
 pub use redact::PatternScrub;
 pub use secrets::{DictSecrets, EnvSecrets};
