@@ -21,4 +21,5 @@ pub use audit::InMemoryAuditLog;
 pub use model::{EchoModel, ScriptStep, ScriptedModel};
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
 pub use redact::PatternScrub;
+pub use runtime::{InMemoryJournalStore, InProcRuntime};
 pub use secrets::{DictSecrets, EnvSecrets};
