@@ -22,4 +22,5 @@ pub use model::{EchoModel, ScriptStep, ScriptedModel};
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
 pub use redact::PatternScrub;
 pub use runtime::{InMemoryJournalStore, InProcRuntime};
+pub use schema::JsonSchema;
 pub use secrets::{DictSecrets, EnvSecrets};
