@@ -83,8 +83,7 @@ async fn two_runs_of_one_session_are_not_open_at_once() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
     // Another session of the same tenant, and the same session of another, are free.
     let others = [tenant.run("three").session("t"), agent.for_user(user("b")).run("four").session("s")];
-    let others: Vec<_> =
-        others.into_iter().map(|run| tokio::spawn(IntoFuture::into_future(run))).collect();
+    let others: Vec<_> = others.into_iter().map(|run| tokio::spawn(IntoFuture::into_future(run))).collect();
     while model.calls() < 3 {
         tokio::task::yield_now().await;
     }

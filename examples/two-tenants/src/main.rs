@@ -25,7 +25,10 @@ async fn main() -> Result<()> {
         .model(StandInModel::new(Price::per_token(400_000, 1_600_000)))
         .memory(InMemoryMemory::new())
         .budget(StandardBudget::new(BudgetConfig::new().per_user_max_tokens(260).window(Window::Day))?)
-        .permissions(PerUserPermissions::new(StandardPermissions::default()).policy(id("alice")?, StandardPermissions::bypass()))
+        .permissions(
+            PerUserPermissions::new(StandardPermissions::default())
+                .policy(id("alice")?, StandardPermissions::bypass()),
+        )
         .approval_store(InMemoryApprovalStore::new())
         .approval_handler(CallbackApprovals::new(|_, _| async { Ok(Notified::Pending) }))
         .approvers([id("alice")?])
@@ -58,15 +61,26 @@ async fn main() -> Result<()> {
     }
     for (name, tenant) in [("alice", &alice), ("bob", &bob)] {
         let usage = tenant.usage().await?;
-        println!("  {name:<6} used {:>3} of 260 tokens ({} USD), holds {}", usage.used.total_tokens(), usage.used.cost_usd, usage.held_tokens);
+        println!(
+            "  {name:<6} used {:>3} of 260 tokens ({} USD), holds {}",
+            usage.used.total_tokens(),
+            usage.used.cost_usd,
+            usage.held_tokens
+        );
     }
 
     title("What is left after Bob says \"forget me\"");
     let receipt = bob.forget(Erase::everything()).await?;
     for line in &receipt.stores {
-        let counts: Vec<String> = line.counts.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{n} {kind}")).collect();
+        let counts: Vec<String> =
+            line.counts.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{n} {kind}")).collect();
         let kept = line.retained.join("; ");
-        println!("  {:<20} erased: {:<12} {}", line.store, if counts.is_empty() { "nothing".into() } else { counts.join(", ") }, kept);
+        println!(
+            "  {:<20} erased: {:<12} {}",
+            line.store,
+            if counts.is_empty() { "nothing".into() } else { counts.join(", ") },
+            kept
+        );
     }
     for (name, tenant) in [("alice", &alice), ("bob", &bob)] {
         let profile = tenant.memory().await?.profile().await?;
@@ -76,12 +90,19 @@ async fn main() -> Result<()> {
     title("What an operator can prove");
     agent.shutdown().await?;
     let whole = log.verify().await?;
-    println!("  audit log: {} entries, chain {}", whole.entries, if whole.is_valid() { "valid" } else { "BROKEN" });
+    println!(
+        "  audit log: {} entries, chain {}",
+        whole.entries,
+        if whole.is_valid() { "valid" } else { "BROKEN" }
+    );
     for (name, tenant) in [("alice", &alice), ("bob", &bob)] {
         let entries = tenant.audit(&AuditQuery::first(1_000)).await?;
         let ended = entries.iter().filter(|entry| entry.event.action.is_terminal()).count();
         let began = entries.iter().filter(|entry| entry.event.action.as_str() == "run_started").count();
-        println!("  {name:<6} sees {:>2} entries, all their own: {began} runs began, {ended} ended", entries.len());
+        println!(
+            "  {name:<6} sees {:>2} entries, all their own: {began} runs began, {ended} ended",
+            entries.len()
+        );
     }
     Ok(())
 }

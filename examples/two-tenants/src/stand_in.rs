@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use loomflow::{
-    AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, Price, Result, Role, RunContext, StopReason, ToolCall, Usage,
+    AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, Price, Result, Role, RunContext, StopReason,
+    ToolCall, Usage,
 };
 
 /// Repeats the PIN it finds in its prompt, asks for a refund when the user asks for one, and is polite otherwise.

@@ -27,7 +27,12 @@ impl Refund {
             "required": ["cents"],
             "additionalProperties": false,
         });
-        let spec = ToolSpec::new("refund", "Refunds an amount, in cents, to the customer.", Effect::External, parameters)?;
+        let spec = ToolSpec::new(
+            "refund",
+            "Refunds an amount, in cents, to the customer.",
+            Effect::External,
+            parameters,
+        )?;
         Ok(Self { spec, executed })
     }
 }

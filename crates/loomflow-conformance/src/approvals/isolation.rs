@@ -4,9 +4,7 @@ use loomflow_core::{ApprovalState, Erase, ErrorKind, Identity, Scope};
 
 use super::{Harness, approve, ask, binding};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{
-    Must as _, World, again, at, canary, export, export_text, must_fail, named, user_id,
-};
+use crate::fixture::{Must as _, World, again, at, canary, export, export_text, must_fail, named, user_id};
 use crate::naughty;
 
 /// Fails unless `stranger` is answered, for everything, as if the request did not exist.
@@ -92,7 +90,10 @@ pub async fn the_requester_decides_only_where_allowed(h: &Harness) -> Outcome {
         request = ask(&[]);
         request.self_approval = true;
         h.create(&alice, &request).await;
-        h.store().decide(&alice, request.id, approve(), at(1)).await.must("a decision by the requester with self-approval");
+        h.store()
+            .decide(&alice, request.id, approve(), at(1))
+            .await
+            .must("a decision by the requester with self-approval");
         let (_, by) = h.store().consume(&alice, request.id, binding("call"), 3, at(2)).await.must("consume");
         assert_eq!(by.as_ref(), who.user_id(), "the decision is by the requester");
     }

@@ -19,7 +19,11 @@ async fn must_read_their_own(h: &Harness, all: &[(Scope, String)], query: &Audit
     for (scope, word) in all {
         let found = h.query(scope, query).await;
         assert_eq!(found.len(), 1, "{:?} has one entry", scope.owner());
-        assert!(found[0].event.payload.get().contains(word.as_str()), "{:?} reads a foreign entry", scope.owner());
+        assert!(
+            found[0].event.payload.get().contains(word.as_str()),
+            "{:?} reads a foreign entry",
+            scope.owner()
+        );
     }
 }
 

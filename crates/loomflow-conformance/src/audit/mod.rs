@@ -6,9 +6,7 @@ pub mod log;
 use std::fmt;
 use std::sync::Arc;
 
-use loomflow_core::{
-    Action, Actor, AuditEntry, AuditEvent, AuditLog, AuditQuery, Result, RunId, Scope,
-};
+use loomflow_core::{Action, Actor, AuditEntry, AuditEvent, AuditLog, AuditQuery, Result, RunId, Scope};
 use serde_json::json;
 
 use crate::fixture::{Must as _, at, open, redacted, session};

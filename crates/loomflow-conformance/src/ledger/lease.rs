@@ -44,8 +44,15 @@ pub async fn an_expired_sent_hold_is_charged_its_estimate(h: &Harness) -> Outcom
     let alice = World::new().user("alice");
     let (_, usage) = expired(&l, &alice, true).await;
     let charged = usage.used.total_tokens();
-    assert!((30..=50).contains(&charged), "at least the prompt and at most the hold is charged, not {charged}");
-    assert_eq!((usage.estimated_tokens, usage.held_tokens), (charged, 0), "the charge is marked as an estimate");
+    assert!(
+        (30..=50).contains(&charged),
+        "at least the prompt and at most the hold is charged, not {charged}"
+    );
+    assert_eq!(
+        (usage.estimated_tokens, usage.held_tokens),
+        (charged, 0),
+        "the charge is marked as an estimate"
+    );
     Passed
 }
 

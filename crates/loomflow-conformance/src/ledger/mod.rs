@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use loomflow_core::{
-    BudgetConfig, CapUsage, Charge, Granted, Hold, HoldId, HoldKey, Ledger, NanoUsd, Refusal, Reserve, RunId, Scope,
-    Settled, Usage, UsageReport,
+    BudgetConfig, CapUsage, Charge, Granted, Hold, HoldId, HoldKey, Ledger, NanoUsd, Refusal, Reserve, RunId,
+    Scope, Settled, Usage, UsageReport,
 };
 
 use crate::doubles::ManualClock;
@@ -88,8 +88,7 @@ impl Instance {
     }
 }
 
-type OpenFn =
-    Arc<dyn Fn(BudgetConfig) -> BoxFuture<'static, Result<Instance, Unavailable>> + Send + Sync>;
+type OpenFn = Arc<dyn Fn(BudgetConfig) -> BoxFuture<'static, Result<Instance, Unavailable>> + Send + Sync>;
 
 /// Opens ledgers, each with the budget a case needs and with counters of its own.
 #[derive(Clone)]

@@ -80,8 +80,14 @@ pub async fn a_foreign_lease_opens_nothing(h: &Harness) -> Outcome {
         for thief in [world.scope(&b), World::new().scope(&a)] {
             assert!(r.renew(&thief, &lease, LONG).await.is_err(), "{thief:?} renewed a foreign lease");
             if journals {
-                assert!(r.begin(&thief, &lease, &step(0, "a")).await.is_err(), "{thief:?} read a foreign step");
-                assert!(r.begin(&thief, &lease, &step(1, "b")).await.is_err(), "{thief:?} began a foreign step");
+                assert!(
+                    r.begin(&thief, &lease, &step(0, "a")).await.is_err(),
+                    "{thief:?} read a foreign step"
+                );
+                assert!(
+                    r.begin(&thief, &lease, &step(1, "b")).await.is_err(),
+                    "{thief:?} began a foreign step"
+                );
                 let commit = r.commit(&thief, &lease, &step(1, "b"), outcome("forged")).await;
                 assert!(commit.is_err(), "{thief:?} wrote a foreign step");
             }

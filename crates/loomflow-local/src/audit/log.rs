@@ -349,9 +349,10 @@ mod tests {
         log.ring.lock().by_owner.insert(scope(Some("alice")).owner().clone(), bobs);
         let found = log.query(&scope(Some("alice")), &AuditQuery::first(9)).await.unwrap();
         assert!(found.into_iter().all(|owned| owned.open(&scope(Some("alice"))).is_err()));
-        let mut ring = log.ring.lock();
-        ring.kept[0].line = ring.kept[0].line.replace("alice", "mallo").into();
-        drop(ring);
+        {
+            let mut ring = log.ring.lock();
+            ring.kept[0].line = ring.kept[0].line.replace("alice", "mallo").into();
+        }
         assert_eq!(log.verify().await.unwrap().problems[0].kind, "bad_mac");
     }
 

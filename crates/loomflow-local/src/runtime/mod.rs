@@ -1,1 +1,6 @@
-//! In-process runtime.
+//! In-process runtime: session leases, and a journal where one is wanted.
+
+mod inproc;
+mod table;
+
+pub use inproc::{InMemoryJournalStore, InProcRuntime};
