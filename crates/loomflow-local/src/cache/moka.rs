@@ -86,12 +86,12 @@ impl MokaToolCache {
     /// A cache with bounds of your choosing.
     #[must_use]
     pub fn with_config(config: &ToolCacheConfig) -> Self {
-        let entries = Cache::builder()
+        let entries = Cache::<Box<[u8]>, Arc<Slot>>::builder()
             .name("tool_cache")
             .max_capacity(config.max_bytes)
             // The default policy turns newcomers away while the cache is warm; a new tenant would never be cached.
             .eviction_policy(EvictionPolicy::lru())
-            .weigher(|key: &Box<[u8]>, slot: &Arc<Slot>| {
+            .weigher(|key, slot| {
                 let value = slot.value().map_or(0, |v| v.len());
                 u32::try_from(key.len() + value + ENTRY_BYTES).unwrap_or(u32::MAX)
             })

@@ -352,7 +352,7 @@ async fn concurrent_users_evictions_and_erasures_keep_the_books() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Who is held after any sequence of uses is what a plain list says.
     #[test]
