@@ -164,7 +164,9 @@ async fn idle_users_go() {
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(said(&memory, &scope("a", 0)).await.is_empty(), "an idle user is not served");
     assert_eq!(said(&memory, &scope("b", 0)).await.len(), 1);
-    assert_eq!(memory.evict_idle(), 1);
+    // Whether a look-up came across `c` already depends on the shard it is in.
+    assert!(memory.evict_idle() <= 1);
+    assert_eq!(memory.evict_idle(), 0);
     let stats = memory.stats();
     assert_eq!((stats.users, stats.idle_evictions, stats.evictions), (1, 2, 2));
     fails_as_erased(&memory, &scope("a", 0)).await;
