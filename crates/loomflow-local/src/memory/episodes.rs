@@ -156,7 +156,7 @@ impl Episodes {
     pub(super) fn history(&self, session: &SessionId, limit: HistoryLimit) -> Vec<Owned<Message>> {
         let latest = self.latest(session, limit);
         // Sharing a text writes to its counter, and such writes wait for one another's cache misses. Reading the
-        // counters first lets the misses overlap, which halves the time of a user who was not here a moment ago.
+        // counters first lets the misses overlap, which is what a user costs who was not here a moment ago.
         let (mut messages, mut counters) = (0, 0_usize);
         for slot in &latest {
             let said = &self.at(*slot).episode.messages;
