@@ -20,6 +20,7 @@ pub(super) struct Slot {
     owner: Owner,
     epoch: Epoch,
     number: u64,
+    key: Arc<[u8]>,
     value: Mutex<Option<Arc<str>>>,
     index: Weak<Index>,
 }
@@ -27,6 +28,11 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// The key it is cached under.
+    pub(super) fn key(&self) -> &Arc<[u8]> {
+        &self.key
     }
 
     pub(super) fn value(&self) -> Option<Arc<str>> {
@@ -71,7 +77,7 @@ impl Index {
     }
 
     /// A slot of `scope` with `value`, unless a newer epoch was cleared: refused under the same lock that clears.
-    pub(super) fn open(self: &Arc<Self>, scope: &Scope, value: &str) -> Result<Arc<Slot>> {
+    pub(super) fn open(self: &Arc<Self>, scope: &Scope, key: Arc<[u8]>, value: &str) -> Result<Arc<Slot>> {
         let mut shard = self.shard(scope.owner()).lock();
         if shard.cleared.get(scope.owner()) > scope.epoch() {
             return Err(Error::erased("tool_cache.put"));
@@ -81,6 +87,7 @@ impl Index {
             owner: scope.owner().clone(),
             epoch: scope.epoch(),
             number: shard.next,
+            key,
             value: Mutex::new(Some(value.into())),
             index: Arc::downgrade(self),
         });
@@ -90,23 +97,25 @@ impl Index {
     }
 
     /// Empties every slot of `scope` of its epoch and before, and refuses older ones from now on. Returns how many
-    /// held a value.
-    pub(super) fn clear(&self, scope: &Scope) -> u64 {
-        // A slot may die by our last reference; its drop takes this lock, so that happens after it.
-        let mut dying = Vec::new();
+    /// held a value, and the slots, for their keys to be dropped too.
+    pub(super) fn clear(&self, scope: &Scope) -> (u64, Vec<Arc<Slot>>) {
+        // A slot may die by our last reference; its drop takes this lock, so all outlive it.
+        let (mut cleared, mut younger) = (Vec::new(), Vec::new());
         let mut shard = self.shard(scope.owner()).lock();
         shard.cleared.raise(scope.owner(), scope.epoch());
         let mut emptied = 0;
         for slot in shard.slots.get(scope.owner()).into_iter().flat_map(HashMap::values) {
             let Some(slot) = slot.upgrade() else { continue };
-            if slot.epoch <= scope.epoch() && slot.value.lock().take().is_some() {
-                emptied += 1;
+            if slot.epoch > scope.epoch() {
+                younger.push(slot);
+                continue;
             }
-            dying.push(slot);
+            emptied += u64::from(slot.value.lock().take().is_some());
+            cleared.push(slot);
         }
         drop(shard);
-        drop(dying);
-        emptied
+        drop(younger);
+        (emptied, cleared)
     }
 
     fn remove(&self, slot: &Slot) {

@@ -72,7 +72,7 @@ impl ToolCacheConfig {
 /// Cloning gives another handle to the same cache.
 #[derive(Clone)]
 pub struct MokaToolCache {
-    entries: Cache<Box<[u8]>, Arc<Slot>>,
+    entries: Cache<Arc<[u8]>, Arc<Slot>>,
     index: Arc<Index>,
 }
 
@@ -86,12 +86,12 @@ impl MokaToolCache {
     /// A cache with bounds of your choosing.
     #[must_use]
     pub fn with_config(config: &ToolCacheConfig) -> Self {
-        let entries = Cache::builder()
+        let entries = Cache::<Arc<[u8]>, Arc<Slot>>::builder()
             .name("tool_cache")
             .max_capacity(config.max_bytes)
             // The default policy turns newcomers away while the cache is warm; a new tenant would never be cached.
             .eviction_policy(EvictionPolicy::lru())
-            .weigher(|key: &Box<[u8]>, slot: &Arc<Slot>| {
+            .weigher(|key, slot| {
                 let value = slot.value().map_or(0, |v| v.len());
                 u32::try_from(key.len() + value + ENTRY_BYTES).unwrap_or(u32::MAX)
             })
@@ -116,31 +116,41 @@ impl fmt::Debug for MokaToolCache {
 #[async_trait]
 impl ToolCache for MokaToolCache {
     async fn get(&self, scope: &Scope, key: &str) -> Result<Option<Owned<String>>> {
-        let Some(slot) = self.entries.get(&*cache_key(scope, key)).await else { return Ok(None) };
+        let Some(slot) = self.entries.get(&cache_key(scope, key)).await else { return Ok(None) };
         Ok(slot.value().map(|value| Owned::new(slot.owner().clone(), value.to_string())))
     }
 
     async fn put(&self, scope: &Scope, key: &str, value: &str) -> Result<()> {
         // Known to the index before the cache sees it: a clear that comes in between finds it and empties it.
-        let slot = self.index.open(scope, value)?;
-        self.entries.insert(cache_key(scope, key), slot).await;
+        let slot = self.index.open(scope, cache_key(scope, key), value)?;
+        self.entries.insert(slot.key().clone(), slot.clone()).await;
+        if slot.value().is_none() {
+            self.entries.invalidate(slot.key()).await;
+        }
         Ok(())
     }
 
     async fn clear(&self, scope: &Scope) -> Result<u64> {
-        Ok(self.index.clear(scope))
+        // From here on no value is there. Dropping the keys, which may name things too, takes a moment longer.
+        let (emptied, slots) = self.index.clear(scope);
+        for slot in &slots {
+            self.entries.invalidate(slot.key()).await;
+        }
+        drop(slots);
+        self.entries.run_pending_tasks().await;
+        Ok(emptied)
     }
 }
 
 /// The one place where a scope becomes a key.
-fn cache_key(scope: &Scope, key: &str) -> Box<[u8]> {
+fn cache_key(scope: &Scope, key: &str) -> Arc<[u8]> {
     let owner = scope.owner().encode();
     let mut out = Vec::with_capacity(owner.len() + key.len() + 16);
     for part in [&*owner, &scope.epoch().get().to_be_bytes(), key.as_bytes()] {
         out.extend_from_slice(&(part.len() as u64).to_be_bytes());
         out.extend_from_slice(part);
     }
-    out.into_boxed_slice()
+    out.into()
 }
 
 #[cfg(test)]
@@ -189,6 +199,7 @@ mod tests {
             cache.put(&scope("b", 0), &format!("k{i}"), "v").await.unwrap();
         }
         assert_eq!(cache.clear(&scope("a", 1)).await.unwrap(), 67, "epochs 0 and 1");
+        assert_eq!(cache.entries.iter().count(), 133, "their keys are gone as well");
         assert_eq!(get(&cache, &scope("a", 0), "k0").await, None);
         assert_eq!(get(&cache, &scope("a", 2), "k2").await.as_deref(), Some("v"));
         assert_eq!(get(&cache, &scope("b", 0), "k0").await.as_deref(), Some("v"));
@@ -209,9 +220,9 @@ mod tests {
     #[tokio::test]
     async fn a_put_that_is_under_way_during_a_clear_leaves_nothing() {
         let cache = MokaToolCache::new();
-        let slot = cache.index.open(&scope("a", 0), "secret").unwrap();
+        let slot = cache.index.open(&scope("a", 0), cache_key(&scope("a", 0), "k"), "secret").unwrap();
         cache.clear(&scope("a", 1)).await.unwrap();
-        cache.entries.insert(cache_key(&scope("a", 0), "k"), slot).await;
+        cache.entries.insert(slot.key().clone(), slot).await;
         assert_eq!(get(&cache, &scope("a", 0), "k").await, None);
     }
 

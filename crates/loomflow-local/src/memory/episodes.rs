@@ -155,7 +155,15 @@ impl Episodes {
     /// The latest messages of `session`, oldest first.
     pub(super) fn history(&self, session: &SessionId, limit: HistoryLimit) -> Vec<Owned<Message>> {
         let latest = self.latest(session, limit);
-        let messages = latest.iter().map(|slot| self.at(*slot).episode.messages.len()).sum();
+        // Sharing a text writes to its counter, and such writes wait for one another's cache misses. Reading the
+        // counters first lets the misses overlap, which is what a user costs who was not here a moment ago.
+        let (mut messages, mut counters) = (0, 0_usize);
+        for slot in &latest {
+            let said = &self.at(*slot).episode.messages;
+            messages += said.len();
+            counters = said.iter().fold(counters, |sum, m| sum.wrapping_add(Arc::strong_count(&m.text)));
+        }
+        std::hint::black_box(counters);
         let mut out = Vec::with_capacity(messages);
         for slot in latest.into_iter().rev() {
             let stored = self.at(slot);
@@ -228,7 +236,7 @@ impl Episodes {
             let idf = corpus.idf(postings.len());
             for (slot, frequency) in postings {
                 let length = self.at(*slot).terms.len();
-                by_slot[*slot as usize] += idf * corpus.saturation(*frequency, length);
+                by_slot[*slot as usize] += idf * lexical::saturation(*frequency, corpus.damping(length));
             }
         }
         self.order.iter().map(|slot| by_slot[*slot as usize]).collect()

@@ -1,20 +1,16 @@
 //! Export: a partition's records as a stream of plain data, written out one at a time.
 
 use futures_util::StreamExt;
-use loomflow_core::{Error, ErrorKind, ExportItem, ExportStream, Owned, Result};
+use loomflow_core::{Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Result};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::partition::Record;
 
 /// A stream over `records`, which share their texts with the store.
-pub(super) fn stream(records: Vec<Owned<Record>>) -> ExportStream {
-    Box::pin(futures_util::stream::iter(records).map(|owned| {
-        let owner = owned.owner().clone();
-        let mut item = Ok(ExportItem::new("", Value::Null));
-        let _ = owned.map(|record| item = write(&record));
-        item.map(|item| Owned::new(owner, item))
-    }))
+pub(super) fn stream(records: Vec<(Owner, Record)>) -> ExportStream {
+    let written = |(owner, record)| write(&record).map(|item| Owned::new(owner, item));
+    Box::pin(futures_util::stream::iter(records).map(written))
 }
 
 fn write(record: &Record) -> Result<ExportItem> {

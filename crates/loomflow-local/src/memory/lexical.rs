@@ -120,13 +120,18 @@ impl Corpus {
         (1.0 + (n - df + 0.5) / (df + 0.5)).ln()
     }
 
-    /// What a term adds that is there `frequency` times in a document of `length` terms, for an `idf` of 1.
+    /// What a document's length does to the frequencies of its terms.
     #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-    pub(super) fn saturation(self, frequency: u32, length: usize) -> f64 {
+    pub(super) fn damping(self, length: usize) -> f64 {
         let average = self.terms as f64 / self.documents as f64;
-        let tf = f64::from(frequency);
-        tf * (K1 + 1.0) / (tf + K1 * (1.0 - B + B * (length as f64 / average)))
+        K1 * (1.0 - B + B * (length as f64 / average))
     }
+}
+
+/// What a term adds that is there `frequency` times in a document with this `damping`, for an idf of 1.
+pub(super) fn saturation(frequency: u32, damping: f64) -> f64 {
+    let tf = f64::from(frequency);
+    tf * (K1 + 1.0) / (tf + damping)
 }
 
 /// The BM25 score of each of `documents`, 0 where nothing matches, by looking at every one of them.
@@ -138,8 +143,8 @@ pub(super) fn score_all<'d>(
     let columns = terms.len();
     let count = documents.clone().count();
     let mut frequencies = vec![0_u32; count * columns];
-    let mut scores = vec![0.0; count];
     let mut with = vec![0_usize; columns];
+    let mut scores = vec![0.0; count];
     let mut any = false;
     for (document, row) in documents.clone().zip(frequencies.chunks_exact_mut(columns)) {
         if terms.count(document, row) {
@@ -150,11 +155,15 @@ pub(super) fn score_all<'d>(
     if !any {
         return scores;
     }
-    let idf: Vec<f64> = with.iter().map(|df| corpus.idf(*df)).collect();
+    let idf: Vec<f64> = with.iter().map(|df| if *df > 0 { corpus.idf(*df) } else { 0.0 }).collect();
     for ((document, row), score) in documents.zip(frequencies.chunks_exact(columns)).zip(&mut scores) {
+        if row.iter().all(|tf| *tf == 0) {
+            continue;
+        }
+        let damping = corpus.damping(document.len());
         for (tf, idf) in row.iter().zip(&idf) {
             if *tf > 0 {
-                *score += idf * corpus.saturation(*tf, document.len());
+                *score += idf * saturation(*tf, damping);
             }
         }
     }

@@ -151,7 +151,7 @@ impl Partition {
 
     /// Writes or removes a block whose name was checked.
     pub(super) fn put_block(&mut self, owner: Owner, put: PutBlock, limits: Limits) -> Result<()> {
-        let (episode_bytes, others) = (BASE_BYTES, self.pinned_bytes());
+        let others = self.pinned_bytes();
         let old = self.pinned.iter().flat_map(|p| &p.blocks).position(|b| b.block.name == put.name);
         let Some(content) = put.content else {
             if let (Some(pinned), Some(at)) = (&mut self.pinned, old) {
@@ -166,7 +166,7 @@ impl Partition {
         }
         let replaced = old.map_or(0, |at| pinned.blocks[at].block.content.len() as u64);
         let added = (112 + put.name.len() + content.len()) as u64;
-        if episode_bytes + (others + added).saturating_sub(replaced) > limits.bytes {
+        if BASE_BYTES + (others + added).saturating_sub(replaced) > limits.bytes {
             return Err(full("put_block", "the block does not fit into what is kept of one user"));
         }
         let order = old.map_or(0, |at| pinned.blocks[at].block.order);
@@ -218,20 +218,20 @@ impl Partition {
     }
 
     /// Every record with its owner, oldest first.
-    pub(super) fn records(&self) -> Vec<Owned<Record>> {
-        let mut all: Vec<(Timestamp, Owned<Record>)> = Vec::with_capacity(self.episodes.len());
+    pub(super) fn records(&self) -> Vec<(Owner, Record)> {
+        let mut all: Vec<(Timestamp, (Owner, Record))> = Vec::with_capacity(self.episodes.len());
         for stored in self.episodes.oldest_first() {
             let record = Record::Episode(stored.episode.clone());
-            all.push((stored.episode.at, Owned::new(stored.owner.clone(), record)));
+            all.push((stored.episode.at, (stored.owner.clone(), record)));
         }
         if let Some(pinned) = &self.pinned {
             for row in pinned.facts.rows() {
                 let record = Record::Fact(Box::new(row.clone()));
-                all.push((row.fact.known_from, Owned::new(row.owner.clone(), record)));
+                all.push((row.fact.known_from, (row.owner.clone(), record)));
             }
             for b in &pinned.blocks {
                 let record = Record::Block(b.block.clone());
-                all.push((b.block.updated_at, Owned::new(b.owner.clone(), record)));
+                all.push((b.block.updated_at, (b.owner.clone(), record)));
             }
         }
         all.sort_by_key(|(at, _)| *at);

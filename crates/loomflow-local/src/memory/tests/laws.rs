@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use loomflow_core::danger::assume_scope;
 use loomflow_core::{
     AssertOutcome, Cardinality, Clock, Embedding, EpisodeId, Epoch, Erase, ErrorKind, FactQuery,
-    HistoryLimit, MemoryStore, NewFact, PutBlock, RecallQuery, Scope, TenantData, Timestamp,
+    HistoryLimit, MemoryStore, Namespace, NewFact, PutBlock, RecallQuery, Scope, TenantData, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -58,6 +59,23 @@ async fn hostile_names_never_meet() {
         );
     }
     assert!(said(&memory, &scope(HOSTILE[0], 1)).await.is_empty());
+}
+
+#[tokio::test]
+async fn one_user_of_many_applications_has_many_partitions() {
+    let memory = InMemoryMemory::new();
+    // Enough that a look-up meets entries that agree with it in every bit of the hash a table compares first.
+    let applications = 4_000_u128;
+    let user_of = |n: u128| {
+        let identity = scope("user_1", 0).identity().clone();
+        assume_scope(Namespace::new(format!("app_{n}")).unwrap(), identity, Epoch::ZERO)
+    };
+    for n in 0..applications {
+        memory.remember(&user_of(n), turn(n, "s", 0, &n.to_string())).await.unwrap();
+    }
+    for n in 0..applications {
+        assert_eq!(said(&memory, &user_of(n)).await, [n.to_string()]);
+    }
 }
 
 #[tokio::test]
@@ -164,7 +182,9 @@ async fn idle_users_go() {
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(said(&memory, &scope("a", 0)).await.is_empty(), "an idle user is not served");
     assert_eq!(said(&memory, &scope("b", 0)).await.len(), 1);
-    assert_eq!(memory.evict_idle(), 1);
+    // Whether a look-up came across `c` already depends on the shard it is in.
+    assert!(memory.evict_idle() <= 1);
+    assert_eq!(memory.evict_idle(), 0);
     let stats = memory.stats();
     assert_eq!((stats.users, stats.idle_evictions, stats.evictions), (1, 2, 2));
     fails_as_erased(&memory, &scope("a", 0)).await;
@@ -352,7 +372,7 @@ async fn concurrent_users_evictions_and_erasures_keep_the_books() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Who is held after any sequence of uses is what a plain list says.
     #[test]
