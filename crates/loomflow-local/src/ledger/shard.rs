@@ -135,11 +135,13 @@ impl Shard {
         }
     }
 
-    /// What every operation begins with: leases that ran out are closed, and a few idle users are spilled.
+    /// What every operation begins with: leases that ran out are closed, rows of ended windows go (one look per row and
+    /// window), and a few idle users are spilled.
     pub(super) fn tidy(&mut self, book: &Book, now: &Tick) {
         if self.holds.may_be_due(now.mono) {
             self.expire(book, now);
         }
+        self.purge(book, now);
         let Some(idle) = book.idle else { return };
         for _ in 0..TRIM {
             match self.users.oldest() {
@@ -179,7 +181,10 @@ impl Shard {
 
     /// Drops rows of windows that ended.
     pub(super) fn purge(&mut self, book: &Book, now: &Tick) {
-        book.quota.release(self.spill.purge(&book.periods, now.window));
+        let gone = self.spill.purge(&book.periods, now.window);
+        if gone > 0 {
+            book.quota.release(gone);
+        }
     }
 
     pub(super) fn reserve(
@@ -446,7 +451,6 @@ impl Shard {
         let Some((at, _)) = self.users.oldest() else { return false };
         let counter = self.users.get_mut(at).counter(book, now.window);
         if !counter.is_blank() {
-            self.purge(book, now);
             if !book.quota.take() {
                 return false;
             }
