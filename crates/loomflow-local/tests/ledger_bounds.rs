@@ -1,5 +1,7 @@
 //! Bounds that give nothing away: flooding, idleness, full tables, erasure, and many threads.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;

@@ -55,6 +55,7 @@ struct User {
     owner: Option<Owner>,
     cell: Cell,
     /// Expired holds, oldest first.
+    #[allow(clippy::box_collection, reason = "a third of the size in every entry, and most have none")]
     late: Option<Box<VecDeque<u32>>>,
     runs: Option<Box<Runs>>,
 }
