@@ -1,5 +1,7 @@
 //! Bounds that give nothing away: flooding, idleness, full tables, erasure, and many threads.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -323,4 +325,40 @@ fn many_threads_never_leave_the_cap_and_lose_no_token() {
         assert_eq!(total, invoiced.load(Ordering::Relaxed));
         assert!(total <= CAP && total > CAP - 20, "the cap is used up and never passed: {total}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_runs_out_anywhere_frees_the_cap_of_all() {
+    let ledger = StandardBudget::new(BudgetConfig::new().max_tokens(100)).unwrap();
+    for n in 0..20_u128 {
+        let hold = hold(n, 5, 0).with_lease(Duration::from_secs(10));
+        let scope = scope(&format!("u{n}"));
+        let id = granted(&ledger, &scope, &hold).await.id;
+        if n == 0 {
+            ledger.extend(&scope, id, Duration::from_secs(20)).await.unwrap();
+        }
+    }
+    assert_eq!(refused(&ledger, &scope("late"), &hold(99, 1, 0)).await.held, 100);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(refused(&ledger, &scope("late"), &hold(99, 96, 0)).await.held, 5);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    granted(&ledger, &scope("late"), &hold(99, 100, 0)).await;
+}
+
+#[tokio::test]
+async fn a_run_that_ended_does_not_charge_the_next_of_its_name() {
+    let config = BudgetConfig::new().per_run_max_tokens(100).per_user_max_tokens(1_000);
+    let ledger = StandardBudget::new(config).unwrap();
+    let (user, run) = (scope("a"), RunId::from_u128(1));
+    assert!(ledger.limits().per_run && !ledger.limits().wall_clock);
+    let part = |seq, tokens| Hold::tokens(HoldKey::new(run, seq), tokens, 0);
+    let old = granted(&ledger, &user, &part(0, 60)).await.id;
+    assert_eq!(refused(&ledger, &user, &part(1, 41)).await.entity, Entity::Run);
+    ledger.end_run(&user, run).await.unwrap();
+    assert_eq!(ledger.usage(&user).await.unwrap().held_tokens, 60, "the hold stays counted for its user");
+    granted(&ledger, &user, &part(1, 100)).await;
+    ledger.close(&user, old, used(60, 0)).await.unwrap();
+    let refusal = refused(&ledger, &user, &part(2, 1)).await;
+    assert_eq!((refusal.entity, refusal.used, refusal.held), (Entity::Run, 0, 100));
+    assert_eq!(ledger.usage(&user).await.unwrap().used.input_tokens, 60);
 }

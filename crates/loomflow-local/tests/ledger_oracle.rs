@@ -1,5 +1,7 @@
 //! The in-process budget against a naive oracle: lists, recomputed from the beginning at every step.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -181,6 +181,8 @@ impl<K, V> BoundedTable<K, V> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
     use proptest::prelude::*;
 

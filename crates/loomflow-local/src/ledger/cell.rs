@@ -242,6 +242,7 @@ pub(super) struct Cell {
     pub(super) used: Totals,
     pub(super) held: Amounts,
     /// Rolling windows only: the slices that have usage, oldest first; `used` is their sum.
+    #[allow(clippy::box_collection, reason = "a third of the size in every entry, and most have none")]
     slices: Option<Box<VecDeque<(i64, Totals)>>>,
 }
 
@@ -393,6 +394,8 @@ impl Cell {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
     use loomflow_core::{HoldKey, RunId};
     use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! The one place where a scope becomes a key: the keyed hash of a partition, and the ids of its holds.
 
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use loomflow_core::{HoldId, Owner};
 
@@ -55,9 +55,7 @@ impl Keys {
     }
 
     fn proof(&self, ident: Ident, body: u128) -> u64 {
-        let mut hasher = self.0.build_hasher();
-        (b'h', ident.0, body).hash(&mut hasher);
-        hasher.finish() >> 16
+        self.0.hash_one((b'h', ident.0, body)) >> 16
     }
 }
 
@@ -65,6 +63,8 @@ const BODY: u128 = (1 << 80) - 1;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
     use loomflow_core::{Identity, Namespace, UserId};
 

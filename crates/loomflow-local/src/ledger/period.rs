@@ -117,6 +117,8 @@ impl Periods {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
     use std::sync::atomic::{AtomicI64, Ordering};
 

@@ -55,6 +55,7 @@ struct User {
     owner: Option<Owner>,
     cell: Cell,
     /// Expired holds, oldest first.
+    #[allow(clippy::box_collection, reason = "a third of the size in every entry, and most have none")]
     late: Option<Box<VecDeque<u32>>>,
     runs: Option<Box<Runs>>,
 }
@@ -135,11 +136,13 @@ impl Shard {
         }
     }
 
-    /// What every operation begins with: leases that ran out are closed, and a few idle users are spilled.
+    /// What every operation begins with: leases that ran out are closed, rows of ended windows go (one look per row and
+    /// window), and a few idle users are spilled.
     pub(super) fn tidy(&mut self, book: &Book, now: &Tick) {
         if self.holds.may_be_due(now.mono) {
             self.expire(book, now);
         }
+        self.purge(book, now);
         let Some(idle) = book.idle else { return };
         for _ in 0..TRIM {
             match self.users.oldest() {
@@ -179,7 +182,10 @@ impl Shard {
 
     /// Drops rows of windows that ended.
     pub(super) fn purge(&mut self, book: &Book, now: &Tick) {
-        book.quota.release(self.spill.purge(&book.periods, now.window));
+        let gone = self.spill.purge(&book.periods, now.window);
+        if gone > 0 {
+            book.quota.release(gone);
+        }
     }
 
     pub(super) fn reserve(
@@ -446,7 +452,6 @@ impl Shard {
         let Some((at, _)) = self.users.oldest() else { return false };
         let counter = self.users.get_mut(at).counter(book, now.window);
         if !counter.is_blank() {
-            self.purge(book, now);
             if !book.quota.take() {
                 return false;
             }
