@@ -28,6 +28,45 @@ pub(crate) struct Exact {
 struct Tier {
     secrets: VecDeque<Arc<Secret<String>>>,
     automaton: Option<AhoCorasick>,
+    gate: Gate,
+}
+
+/// A Bloom filter over the first eight bytes of every form, so that clean text costs the same however many secrets
+/// there are: about one multiplication a byte.
+#[derive(Default)]
+struct Gate {
+    bits: Vec<u64>,
+    shift: u32,
+}
+
+impl Gate {
+    fn new(forms: &[String]) -> Self {
+        let words = forms.len().max(64).next_power_of_two();
+        let mut gate = Self { bits: vec![0; words], shift: 64 - (words * 64).trailing_zeros() };
+        for form in forms {
+            if let Some(first) = form.as_bytes().first_chunk() {
+                for at in gate.places(*first) {
+                    gate.bits[at / 64] |= 1 << (at % 64);
+                }
+            }
+        }
+        gate
+    }
+
+    fn places(&self, window: [u8; MIN_SECRET]) -> [usize; 2] {
+        let window = u64::from_le_bytes(window);
+        // Two odd constants; the high bits of a product depend on every byte.
+        [0x9e37_79b9_7f4a_7c15_u64, 0xc2b2_ae3d_27d4_eb4f]
+            .map(|odd| (window.wrapping_mul(odd) >> self.shift) as usize)
+    }
+
+    fn may_hold(&self, text: &str) -> bool {
+        !self.bits.is_empty()
+            && text.as_bytes().windows(MIN_SECRET).any(|window| {
+                let window = window.try_into().expect("a window is eight bytes");
+                self.places(window).iter().all(|at| self.bits[at / 64] >> (at % 64) & 1 == 1)
+            })
+    }
 }
 
 impl std::fmt::Debug for Tier {
@@ -39,9 +78,11 @@ impl std::fmt::Debug for Tier {
 impl Tier {
     fn rebuild(&mut self) {
         let forms: Vec<String> = self.secrets.iter().flat_map(|s| forms(s.expose())).collect();
+        let gate = Gate::new(&forms);
         // Only a set of patterns beyond every limit of the automaton fails; the old one then goes on.
         if let Ok(built) = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms) {
             self.automaton = Some(built);
+            self.gate = gate;
         }
     }
 }
@@ -73,7 +114,7 @@ impl Exact {
     /// Moves the new secrets to the old ones, and forgets the oldest beyond the bound.
     fn settle(&mut self) {
         self.settled.secrets.append(&mut self.recent.secrets);
-        self.recent.automaton = None;
+        self.recent = Tier::default();
         // Some room is made at once, so that a full table is not rebuilt for every further secret.
         let room = RECENT.min(self.max / 2);
         if self.settled.secrets.len() > self.max {
@@ -88,8 +129,11 @@ impl Exact {
     /// The text without registered secrets, if there were any.
     pub(crate) fn scrub(&self, text: &str, with: &str) -> Option<String> {
         let mut out = None;
-        for automaton in [&self.settled.automaton, &self.recent.automaton].into_iter().flatten() {
+        for tier in [&self.settled, &self.recent] {
             let text = out.as_deref().unwrap_or(text);
+            let Some(automaton) = tier.automaton.as_ref().filter(|_| tier.gate.may_hold(text)) else {
+                continue;
+            };
             if automaton.is_match(text) {
                 let mut clean = String::with_capacity(text.len());
                 automaton.replace_all_with(text, &mut clean, |_, _, clean| {

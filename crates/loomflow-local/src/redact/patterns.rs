@@ -52,7 +52,13 @@ const SHAPES: &[Shape] = &[
     all(&["pypi-"], r"\bpypi-[A-Za-z0-9_-]{32,}"),
     all(&["hf_"], r"\bhf_[A-Za-z0-9]{30,}"),
     all(&["SG."], r"\bSG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{32,64}"),
-    all(&["SK"], r"\bSK[0-9a-f]{32}\b"),
+    all(
+        &[
+            "SK0", "SK1", "SK2", "SK3", "SK4", "SK5", "SK6", "SK7", "SK8", "SK9", "SKa", "SKb", "SKc", "SKd",
+            "SKe", "SKf",
+        ],
+        r"\bSK[0-9a-f]{32}\b",
+    ),
     all(&["dop_v1_", "doo_v1_", "dor_v1_"], r"\bdo[opr]_v1_[0-9a-f]{64}"),
     all(&["shpat_", "shpca_", "shppa_", "shpss_"], r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}"),
     all(&["sq0"], r"\bsq0(?:atp|csp)-[A-Za-z0-9_-]{22,}"),
@@ -76,44 +82,31 @@ const SHAPES: &[Shape] = &[
     after(&["earer ", "EARER "], r"\b((?i:bearer)\s+)[A-Za-z0-9._~+/=-]{16,}"),
     after(&["asic "], r"\b((?i:authorization)[\x22']?\s*[:=]\s*[\x22']?(?i:basic)\s+)[A-Za-z0-9+/=_-]{8,}"),
     after(&["://"], r"(://[^\s/:@\x22']{0,128}:)[^\s/@\x22']{1,256}@"),
-    after(
-        &[
-            "ass",
-            "PASS",
-            "wd",
-            "PWD",
-            "key",
-            "KEY",
-            "Key",
-            "oken",
-            "TOKEN",
-            "ecret",
-            "SECRET",
-            "redential",
-            "CREDENTIAL",
-        ],
-        r#"((?i:password|passwd|passphrase|pwd|api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|account[_-]?key|token|secret|credentials?)\\?["']?\s{0,4}[=:]\s{0,4}\\?["']?)[^\s"'\\&,;(){}\[\]<>]{8,}"#,
-    ),
 ];
+
+/// A name that says its value is secret, and the value. Found by its sign, not by a literal: every spelling has one.
+const ASSIGNED: &str = r#"((?i:password|passwd|passphrase|pwd|key|token|secret|credentials?)\\?["']?\s{0,4}[=:]\s{0,4}\\?["']?)[^\s"'\\&,;(){}\[\]<>]{8,}"#;
+/// What the names in [`ASSIGNED`] end in, and what must stand before `key`.
+const SECRET_NAMES: &[&str] =
+    &["password", "passwd", "passphrase", "pwd", "token", "secret", "credential", "credentials"];
+const KEYS: &[&str] = &["api", "access", "secret", "private", "account", "auth", "encryption", "signing"];
 
 /// The shapes, compiled: a gate that clean text passes at the speed of a few vector instructions, then the shapes whose
 /// literal the text has.
 pub(crate) struct Patterns {
-    gate: Gate,
+    gates: Vec<packed::Searcher>,
+    /// Whether the gates hold every literal; otherwise they let everything through.
+    gated: bool,
     literals: AhoCorasick,
     /// The shape each literal belongs to.
     shape_of: Vec<usize>,
     shapes: Vec<(Regex, Takes)>,
-}
-
-enum Gate {
-    Packed(packed::Searcher),
-    Plain,
+    assigned: Regex,
 }
 
 impl std::fmt::Debug for Patterns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} patterns", self.shapes.len())
+        write!(f, "{} patterns", self.shapes.len() + 1)
     }
 }
 
@@ -125,22 +118,34 @@ impl Patterns {
             literals.extend(shape.literals);
             shape_of.extend(shape.literals.iter().map(|_| n));
         }
-        let gate =
-            packed::Config::new().builder().extend(&literals).build().map_or(Gate::Plain, Gate::Packed);
-        let shapes = SHAPES
-            .iter()
-            .map(|shape| (Regex::new(shape.regex).expect("the shapes are checked by a test"), shape.takes))
-            .collect();
-        let literals = AhoCorasick::new(&literals).expect("a hundred short literals fit");
-        Self { gate, literals, shape_of, shapes }
+        // The vector search takes at most 64 literals at a time.
+        let built: Option<Vec<_>> =
+            literals.chunks(48).map(|some| packed::Config::new().builder().extend(some).build()).collect();
+        let compiled = |regex| Regex::new(regex).expect("the shapes are checked by a test");
+        Self {
+            gated: built.is_some(),
+            gates: built.unwrap_or_default(),
+            literals: AhoCorasick::new(&literals).expect("a hundred short literals fit"),
+            shape_of,
+            shapes: SHAPES.iter().map(|shape| (compiled(shape.regex), shape.takes)).collect(),
+            assigned: compiled(ASSIGNED),
+        }
     }
 
     /// The text without anything that has a known shape, if there was any.
     pub(crate) fn scrub(&self, text: &str, with: &str) -> Option<String> {
-        match &self.gate {
-            Gate::Packed(gate) if gate.find(text).is_none() => return None,
-            _ => {}
+        let mut out: Option<String> = None;
+        if !self.gated || self.gates.iter().any(|gate| gate.find(text).is_some()) {
+            out = self.scrub_shapes(text, with);
         }
+        let current = out.as_deref().unwrap_or(text);
+        if has_assignment(current) && self.assigned.is_match(current) {
+            out = Some(replace_assigned(&self.assigned, current, with));
+        }
+        out.filter(|clean| clean != text)
+    }
+
+    fn scrub_shapes(&self, text: &str, with: &str) -> Option<String> {
         let mut present = 0_u64;
         for hit in self.literals.find_overlapping_iter(text) {
             present |= 1 << self.shape_of[hit.pattern().as_usize()];
@@ -156,6 +161,49 @@ impl Patterns {
         }
         out
     }
+}
+
+/// Whether the text gives a value to something whose name says that it is secret.
+fn has_assignment(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.iter().enumerate().any(|(at, b)| matches!(b, b'=' | b':') && is_secret_name(&bytes[..at]))
+}
+
+/// Whether what stands before a sign ends in a name of that kind, quotes and blanks in between aside.
+fn is_secret_name(before: &[u8]) -> bool {
+    let ignored = |b: &u8| matches!(b, b'"' | b'\'' | b'\\') || b.is_ascii_whitespace();
+    let end = before.iter().rev().take(8).take_while(|b| ignored(b)).count();
+    let name = &before[..before.len() - end];
+    if ends_in(name, SECRET_NAMES) {
+        return true;
+    }
+    if !ends_in(name, &["key"]) {
+        return false;
+    }
+    let owner = &name[..name.len() - 3];
+    let owner = owner.strip_suffix(b"_").or(owner.strip_suffix(b"-")).unwrap_or(owner);
+    ends_in(owner, KEYS)
+}
+
+fn ends_in(text: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|word| {
+        text.len() >= word.len() && text[text.len() - word.len()..].eq_ignore_ascii_case(word.as_bytes())
+    })
+}
+
+/// Replaces the values, leaving alone those whose name only ends in `key` by chance, and those replaced already.
+fn replace_assigned(regex: &Regex, text: &str, with: &str) -> String {
+    regex
+        .replace_all(text, |found: &regex::Captures<'_>| {
+            let sign = found[1].find(['=', ':']).unwrap_or(0);
+            let start = found.get(1).map_or(0, |name| name.start());
+            if is_secret_name(&text.as_bytes()[..start + sign]) {
+                format!("{}{with}", &found[1])
+            } else {
+                found[0].to_owned()
+            }
+        })
+        .into_owned()
 }
 
 fn replace(regex: &Regex, takes: Takes, text: &str, with: &str) -> String {

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::erasures::Epochs;
 
+/// How many tenants without a run keep their (empty) tables.
+const KEPT_IDLE: usize = 4_096;
+
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -251,7 +254,8 @@ impl Table {
         if !self.journals {
             tenant.runs.remove(&lease.run);
             self.open -= 1;
-            if tenant.runs.is_empty() {
+            // A tenant that comes back soon finds its two small tables still there.
+            if tenant.runs.is_empty() && (tenant.runs.capacity() > 64 || self.tenants.len() > KEPT_IDLE) {
                 self.tenants.remove(scope.owner());
             }
         } else if status.is_terminal()
