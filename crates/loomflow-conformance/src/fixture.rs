@@ -199,7 +199,7 @@ pub(crate) async fn abandon<F: Future + Send>(future: F, polls: u32) -> Option<F
     .await
 }
 
-/// Lets `d` pass, on the settable clock (if the backend has one) and in real time.
+/// Lets `d` pass on the settable clock and, since leases may follow a monotonic one, in real time.
 pub(crate) async fn pass(clock: Option<&ManualClock>, d: Duration) {
     if let Some(clock) = clock {
         clock.advance(d);

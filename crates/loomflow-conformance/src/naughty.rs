@@ -53,7 +53,8 @@ const PAIRS: &[(&str, &str)] = &[
 ];
 
 /// Names that look like somebody special: nothing, the anonymous bucket, an operator.
-const SPECIAL: &[&str] = &["null", "none", "nil", "undefined", "default", "anonymous", "(anonymous)", "system", "a", "u"];
+const SPECIAL: &[&str] =
+    &["null", "none", "nil", "undefined", "default", "anonymous", "(anonymous)", "system", "a", "u"];
 
 /// Valid user ids that are nasty: prefixes of each other, case pairs, Unicode look-alikes, separators, quotes, patterns,
 /// 256 bytes that differ only in the last.
@@ -110,9 +111,32 @@ pub fn keys() -> Vec<String> {
 #[must_use]
 pub fn queries() -> &'static [&'static str] {
     &[
-        "\"", "'", "\"unbalanced", "a OR b", "* NOT falcon", "NEAR(falcon, 5)", "body:falcon", "falcon*", "-falcon", "@tag:{x}",
-        "(falcon", "falcon)", "fal%con", "x'; DROP TABLE episodes; --", "\\", "{falcon}", "falcon | violet", "falcon & ! violet",
-        "[falcon]", "$where", "\u{1f600}", "fal\u{301}con", "^falcon", "~falcon", "falcon:*", "\u{0}falcon",
+        "\"",
+        "'",
+        "\"unbalanced",
+        "a OR b",
+        "* NOT falcon",
+        "NEAR(falcon, 5)",
+        "body:falcon",
+        "falcon*",
+        "-falcon",
+        "@tag:{x}",
+        "(falcon",
+        "falcon)",
+        "fal%con",
+        "x'; DROP TABLE episodes; --",
+        "\\",
+        "{falcon}",
+        "falcon | violet",
+        "falcon & ! violet",
+        "[falcon]",
+        "$where",
+        "\u{1f600}",
+        "fal\u{301}con",
+        "^falcon",
+        "~falcon",
+        "falcon:*",
+        "\u{0}falcon",
     ]
 }
 

@@ -4,9 +4,7 @@ use loomflow_core::{ApprovalState, Erase, ErrorKind, Identity, Scope};
 
 use super::{Harness, approve, ask, binding};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{
-    Must as _, World, again, at, canary, export, export_text, must_fail, named, user_id,
-};
+use crate::fixture::{Must as _, World, again, at, canary, export, export_text, must_fail, named, user_id};
 use crate::naughty;
 
 /// Fails unless `stranger` is answered, for everything, as if the request did not exist.
@@ -63,6 +61,20 @@ pub async fn an_approver_of_another_namespace_is_a_stranger(h: &Harness) -> Outc
     Passed
 }
 
+/// The border between namespace and user cannot be moved: `a` + `b:c` is nobody of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        let (long, short) = (world.beside(&format!("{separator}b")).user("c"), world.user(name));
+        let request = ask(&["ops"]);
+        h.create(&short, &request).await;
+        must_know_nothing(h, &long, request.id).await;
+    }
+    Passed
+}
+
 /// An approver decides and cannot take the decision for themselves; only the requester's run uses it.
 pub async fn an_approver_cannot_use_a_decision(h: &Harness) -> Outcome {
     let world = World::new();
@@ -92,7 +104,10 @@ pub async fn the_requester_decides_only_where_allowed(h: &Harness) -> Outcome {
         request = ask(&[]);
         request.self_approval = true;
         h.create(&alice, &request).await;
-        h.store().decide(&alice, request.id, approve(), at(1)).await.must("a decision by the requester with self-approval");
+        h.store()
+            .decide(&alice, request.id, approve(), at(1))
+            .await
+            .must("a decision by the requester with self-approval");
         let (_, by) = h.store().consume(&alice, request.id, binding("call"), 3, at(2)).await.must("consume");
         assert_eq!(by.as_ref(), who.user_id(), "the decision is by the requester");
     }

@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Effect, Result,
-    Scope, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Effect,
+    Result, Scope, Timestamp, UserId,
 };
 
 use crate::fixture::{Must as _, at, new_run, user_id};
@@ -54,7 +54,13 @@ impl Harness {
     }
 
     /// One request, and that it says it is the requester's.
-    pub(crate) async fn get(&self, reader: &Scope, requester: &Scope, id: ApprovalId, now: Timestamp) -> Approval {
+    pub(crate) async fn get(
+        &self,
+        reader: &Scope,
+        requester: &Scope,
+        id: ApprovalId,
+        now: Timestamp,
+    ) -> Approval {
         let found = self.store.get(reader, id, now).await.must("get");
         assert_eq!(found.owner(), requester.owner(), "the owner of a request is its requester");
         found.open(requester).must("opening a request as its requester")
@@ -70,11 +76,18 @@ impl Harness {
             let owner = owned.owner().clone();
             let request = owned.map(|a| a.request);
             let allowed = scope.owns(&owner) || {
-                let requester =
-                    loomflow_core::danger::assume_scope(owner.namespace().clone(), owner.identity().clone(), scope.epoch());
+                let requester = loomflow_core::danger::assume_scope(
+                    owner.namespace().clone(),
+                    owner.identity().clone(),
+                    scope.epoch(),
+                );
                 request.open(&requester).must("opening a listed request").may_decide(&owner, scope.owner())
             };
-            assert!(allowed, "{:?} was shown a request of {owner:?} that is none of their business", scope.owner());
+            assert!(
+                allowed,
+                "{:?} was shown a request of {owner:?} that is none of their business",
+                scope.owner()
+            );
         }
         found.into_iter().map(|owned| id_of(&owned)).collect()
     }
@@ -152,6 +165,7 @@ crate::case::suite! { $ approvals, approvals_cases, __loomflow_approvals_case,
         isolation::a_stranger_sees_and_decides_nothing,
         isolation::an_approvers_look_alike_is_a_stranger,
         isolation::an_approver_of_another_namespace_is_a_stranger,
+        isolation::a_border_between_namespace_and_user_cannot_be_shifted,
         isolation::an_approver_cannot_use_a_decision,
         isolation::the_requester_decides_only_where_allowed,
         isolation::anonymous_approves_for_nobody,

@@ -36,7 +36,8 @@ pub async fn a_request_is_decided_once(h: &Harness) -> Outcome {
     }
     let handler = h.store().decide_by_handler(&alice, request.id, approve(), None, at(2)).await;
     must_fail(handler, ErrorKind::Conflict, "a handler's decision after a person's");
-    let (decision, _) = h.store().consume(&alice, request.id, binding("call"), 3, at(3)).await.must("consume");
+    let (decision, _) =
+        h.store().consume(&alice, request.id, binding("call"), 3, at(3)).await.must("consume");
     assert_eq!(decision, deny, "the first decision stands");
     let late = h.store().decide(&ops, request.id, approve(), at(4)).await;
     must_fail(late, ErrorKind::Conflict, "a decision after the use");
@@ -59,9 +60,11 @@ pub async fn a_pending_request_cannot_be_used(h: &Harness) -> Outcome {
 pub async fn a_decision_is_bound_to_its_call_and_policy(h: &Harness) -> Outcome {
     let world = World::new();
     let (alice, ops) = (world.user("alice"), world.user("ops"));
-    for (bound, version, why) in
-        [(binding("other"), 3, "for another call"), (binding("call"), 4, "under a newer policy"), (binding("call"), 2, "under an older policy")]
-    {
+    for (bound, version, why) in [
+        (binding("other"), 3, "for another call"),
+        (binding("call"), 4, "under a newer policy"),
+        (binding("call"), 2, "under an older policy"),
+    ] {
         let request = ask(&["ops"]);
         h.create(&alice, &request).await;
         h.store().decide(&ops, request.id, approve(), at(1)).await.must("decide");
@@ -92,7 +95,8 @@ pub async fn of_concurrent_decisions_one_wins(h: &Harness) -> Outcome {
             }
         }
         assert_eq!(won.len(), 1, "exactly one decision wins");
-        let (used, _) = h.store().consume(&alice, request.id, binding("call"), 3, at(2)).await.must("consume");
+        let (used, _) =
+            h.store().consume(&alice, request.id, binding("call"), 3, at(2)).await.must("consume");
         assert_eq!(used, ApprovalDecision::Deny { reason: format!("number {}", won[0]) });
     }
     Passed

@@ -7,9 +7,7 @@ use serde_json::json;
 
 use super::{Harness, approve, ask, binding};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{
-    Must as _, World, again, at, canary, export, export_text, must_fail, user_id,
-};
+use crate::fixture::{Must as _, World, again, at, canary, export, export_text, must_fail, user_id};
 
 /// A request comes back as it was made, to its requester and to its approvers.
 pub async fn a_request_comes_back_as_it_was_made(h: &Harness) -> Outcome {
@@ -39,7 +37,11 @@ pub async fn pending_requests_are_listed_oldest_first(h: &Harness) -> Outcome {
     assert_eq!(h.listed(&ops, at(5)).await, asked, "an approver is shown all of them");
     assert_eq!(h.listed(&alice, at(5)).await, [asked[0], asked[2], asked[4]], "a requester their own");
     h.store().decide(&ops, asked[2], approve(), at(6)).await.must("decide");
-    assert_eq!(h.listed(&ops, at(7)).await, [asked[0], asked[1], asked[3], asked[4]], "a decided one is left out");
+    assert_eq!(
+        h.listed(&ops, at(7)).await,
+        [asked[0], asked[1], asked[3], asked[4]],
+        "a decided one is left out"
+    );
     assert_eq!(h.listed(&ops, at(10)).await, [asked[0], asked[1], asked[4]], "an expired one is left out");
     assert!(h.listed(&world.user("nobody"), at(5)).await.is_empty());
     Passed
@@ -53,7 +55,9 @@ pub async fn decisions_come_back_as_they_were_made(h: &Harness) -> Outcome {
         ApprovalDecision::Approve,
         ApprovalDecision::Deny { reason: "not \"today\"\n".into() },
         ApprovalDecision::Deny { reason: String::new() },
-        ApprovalDecision::Edit { args: json!({"cents": 9_007_199_254_740_993_u64, "to": {"b": 1, "a": [null]}}) },
+        ApprovalDecision::Edit {
+            args: json!({"cents": 9_007_199_254_740_993_u64, "to": {"b": 1, "a": [null]}}),
+        },
     ] {
         let request = ask(&["ops"]);
         h.create(&alice, &request).await;
@@ -97,7 +101,11 @@ pub async fn an_expired_request_can_be_neither_decided_nor_used(h: &Harness) -> 
     h.store().consume(&alice, in_time.id, binding("call"), 3, at(99)).await.must("consume before the expiry");
     let conflict = ErrorKind::Conflict;
     for now in [at(100), at(10_000)] {
-        must_fail(h.store().decide(&ops, pending.id, approve(), now).await, conflict, "decide after the expiry");
+        must_fail(
+            h.store().decide(&ops, pending.id, approve(), now).await,
+            conflict,
+            "decide after the expiry",
+        );
         let handler = h.store().decide_by_handler(&alice, pending.id, approve(), None, now).await;
         must_fail(handler, conflict, "a handler's decision after the expiry");
         for id in [pending.id, approved.id] {
@@ -118,7 +126,11 @@ pub async fn an_unknown_request_is_not_found(h: &Harness) -> Outcome {
     let not_found = ErrorKind::NotFound;
     must_fail(h.store().get(&alice, id, at(1)).await, not_found, "get");
     must_fail(h.store().decide(&alice, id, approve(), at(1)).await, not_found, "decide");
-    must_fail(h.store().decide_by_handler(&alice, id, approve(), None, at(1)).await, not_found, "decide_by_handler");
+    must_fail(
+        h.store().decide_by_handler(&alice, id, approve(), None, at(1)).await,
+        not_found,
+        "decide_by_handler",
+    );
     must_fail(h.store().consume(&alice, id, binding("call"), 3, at(1)).await, not_found, "consume");
     Passed
 }
@@ -135,7 +147,8 @@ pub async fn waiting_ends_with_the_decision(h: &Harness) -> Outcome {
             // `changed` may return early; the waiter looks and waits again, as the loop does.
             loop {
                 store.changed(&scope, id).await.must("changed");
-                let found = store.get(&scope, id, at(2)).await.must("get").open(&scope).must("opening one's own");
+                let found =
+                    store.get(&scope, id, at(2)).await.must("get").open(&scope).must("opening one's own");
                 if found.state != ApprovalState::Pending {
                     return;
                 }

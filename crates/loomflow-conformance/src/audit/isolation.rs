@@ -19,7 +19,11 @@ async fn must_read_their_own(h: &Harness, all: &[(Scope, String)], query: &Audit
     for (scope, word) in all {
         let found = h.query(scope, query).await;
         assert_eq!(found.len(), 1, "{:?} has one entry", scope.owner());
-        assert!(found[0].event.payload.get().contains(word.as_str()), "{:?} reads a foreign entry", scope.owner());
+        assert!(
+            found[0].event.payload.get().contains(word.as_str()),
+            "{:?} reads a foreign entry",
+            scope.owner()
+        );
     }
 }
 
@@ -52,6 +56,20 @@ pub async fn namespaces_are_apart(h: &Harness) -> Outcome {
     let all: Vec<_> = worlds.iter().map(|w| (w.user("alice"), canary())).collect();
     fill(h, &all).await;
     must_read_their_own(h, &all, &AuditQuery::first(1_000)).await;
+    Passed
+}
+
+/// The border between namespace and user cannot be moved: `a` + `b:c` is nobody of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        let (long, short) = (world.beside(&format!("{separator}b")).user("c"), world.user(name));
+        let all = [(short, canary()), (long, canary())];
+        fill(h, &all).await;
+        must_read_their_own(h, &all, &AuditQuery::first(10)).await;
+    }
     Passed
 }
 

@@ -6,9 +6,7 @@ use serde_json::json;
 
 use super::{Harness, event};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{
-    Must as _, World, abandon, again, at, canary, export, export_text, new_run, redacted,
-};
+use crate::fixture::{Must as _, World, abandon, again, at, canary, export, export_text, new_run, redacted};
 
 async fn must_verify(h: &Harness) {
     let verified = h.log().verify().await.must("verify");
@@ -120,7 +118,8 @@ pub async fn hostile_payloads_are_data(h: &Harness) -> Outcome {
         "x".repeat(100_000),
     ];
     for text in texts {
-        let payload = redacted(&json!({ "text": text, "mac": zeros, "user_id": "somebody else", "deep": [[text]] }));
+        let payload =
+            redacted(&json!({ "text": text, "mac": zeros, "user_id": "somebody else", "deep": [[text]] }));
         let event = AuditEvent::new(at(1), Actor::Model, Action::ToolResult, payload);
         let seq = h.append(&alice, event.clone()).await;
         let found = h.query(&alice, &AuditQuery::first(10).after(seq - 1)).await;
@@ -139,7 +138,9 @@ pub async fn concurrent_appends_keep_every_callers_order(h: &Harness) -> Outcome
         let (log, scope, run) = (h.shared(), again(scope), *run);
         tokio::spawn(async move {
             for i in 0..20 {
-                log.append(&scope, event(run, Action::ToolResult, i, &format!("number {i}"))).await.must("append");
+                log.append(&scope, event(run, Action::ToolResult, i, &format!("number {i}")))
+                    .await
+                    .must("append");
             }
         })
     });

@@ -6,9 +6,7 @@ pub mod log;
 use std::fmt;
 use std::sync::Arc;
 
-use loomflow_core::{
-    Action, Actor, AuditEntry, AuditEvent, AuditLog, AuditQuery, Result, RunId, Scope,
-};
+use loomflow_core::{Action, Actor, AuditEntry, AuditEvent, AuditLog, AuditQuery, Result, RunId, Scope};
 use serde_json::json;
 
 use crate::fixture::{Must as _, at, open, redacted, session};
@@ -99,6 +97,7 @@ crate::case::suite! { $ audit, audit_cases, __loomflow_audit_case,
         isolation::hostile_tenants_read_their_own,
         isolation::another_tenants_run_is_not_found,
         isolation::namespaces_are_apart,
+        isolation::a_border_between_namespace_and_user_cannot_be_shifted,
         isolation::forgetting_one_leaves_the_other,
         isolation::exports_hold_their_own,
         isolation::a_foreign_entry_trips_a_query,

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use loomflow_core::{
-    AdmittedCall, Delta, Done, Message, Model, ModelRequest, ModelStream, Price, Result, RunContext, StopReason,
-    Usage, UserId,
+    AdmittedCall, Delta, Done, Message, Model, ModelRequest, ModelStream, Price, Result, RunContext,
+    StopReason, Usage, UserId,
 };
 use tokio::sync::watch;
 
@@ -178,7 +178,9 @@ impl Model for GateModel {
             let calls: usize = m
                 .calls()
                 .iter()
-                .map(|c| c.name.split_ascii_whitespace().count() + c.arguments.split_ascii_whitespace().count())
+                .map(|c| {
+                    c.name.split_ascii_whitespace().count() + c.arguments.split_ascii_whitespace().count()
+                })
                 .sum();
             (m.text.split_ascii_whitespace().count() + calls) as u64
         };
@@ -221,6 +223,7 @@ impl Model for GateModel {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use std::time::Duration;
 
@@ -233,7 +236,11 @@ mod tests {
     async fn ask(model: GateModel, name: &'static str, words: &'static str, most: u64) -> Vec<Delta> {
         let ctx = danger::detached_context(World::new().user(name));
         let request = ModelRequest::new(vec![Message::user(words)], most);
-        assert_eq!(model.count_tokens(&request), words_of(&wire(&request.messages)), "two counts, one number");
+        assert_eq!(
+            model.count_tokens(&request),
+            words_of(&wire(&request.messages)),
+            "two counts, one number"
+        );
         let stream = model.stream(&ctx, danger::admit(request)).await.unwrap();
         stream.map(|delta| delta.unwrap()).collect().await
     }

@@ -121,6 +121,9 @@ mod tests {
         telemetry.duration(&alice, "took", Duration::from_secs(1), &[]);
         assert_eq!((telemetry.total("calls"), telemetry.dropped()), (5, 0));
         let seen = telemetry.recorded();
-        assert_eq!((seen.len(), &seen[0].owner, &seen[0].labels[..]), (3, alice.owner(), &[("kind", "a")][..]));
+        assert_eq!(
+            (seen.len(), &seen[0].owner, &seen[0].labels[..]),
+            (3, alice.owner(), &[("kind", "a")][..])
+        );
     }
 }

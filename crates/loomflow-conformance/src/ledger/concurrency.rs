@@ -85,7 +85,9 @@ pub async fn closes_at_once_count_once(h: &Harness) -> Outcome {
         let id = l.held(&alice, &Hold::tokens(key(), 50, 50)).await.id;
         let tasks = (0..20).map(|_| {
             let (ledger, scope) = (l.shared(), again(&alice));
-            tokio::spawn(async move { ledger.close(&scope, id, used(50, 7)).await.must("a concurrent close") })
+            tokio::spawn(
+                async move { ledger.close(&scope, id, used(50, 7)).await.must("a concurrent close") },
+            )
         });
         let mut first = 0;
         for done in join_all(tasks).await {
@@ -121,7 +123,9 @@ pub async fn the_books_balance_under_load(h: &Harness) -> Outcome {
             let mut charged = 0;
             for step in 0..20_u64 {
                 let hold = Hold::tokens(key(), 10 + step, 20);
-                let Reserve::Held(got) = ledger.reserve(&scope, &hold).await.must("reserve") else { continue };
+                let Reserve::Held(got) = ledger.reserve(&scope, &hold).await.must("reserve") else {
+                    continue;
+                };
                 if (task + step) % 3 == 0 {
                     ledger.close(&scope, got.id, Charge::Refund).await.must("refund");
                 } else {

@@ -23,7 +23,12 @@ pub async fn hostile_users_spend_their_own(h: &Harness) -> Outcome {
     for (i, scope) in all.iter().enumerate() {
         let usage = l.usage(scope).await;
         assert_eq!(usage.used.input_tokens, 1_000 + i as u64, "what {:?} has used", scope.owner());
-        assert_eq!((usage.held_tokens, usage.open_holds), (100 + i as u64, 1), "what {:?} holds", scope.owner());
+        assert_eq!(
+            (usage.held_tokens, usage.open_holds),
+            (100 + i as u64, 1),
+            "what {:?} holds",
+            scope.owner()
+        );
     }
     Passed
 }
@@ -32,10 +37,29 @@ pub async fn hostile_users_spend_their_own(h: &Harness) -> Outcome {
 pub async fn namespaces_spend_their_own(h: &Harness) -> Outcome {
     let l = h.open(BudgetConfig::new().per_user_max_tokens(100).max_tokens(100)).await;
     let world = World::new();
-    for namespace in [world.beside("-1"), world.beside("-10"), world.beside("-A"), world.beside("-a"), world] {
+    for namespace in [world.beside("-1"), world.beside("-10"), world.beside("-A"), world.beside("-a"), world]
+    {
         let alice = namespace.user("alice");
         assert_eq!(l.usage(&alice).await.used.total_tokens(), 0, "nothing of another namespace is counted");
         l.spend(&alice, 60, 40).await;
+    }
+    Passed
+}
+
+/// The border between namespace and user cannot be moved: `a` + `b:c` spends nothing of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new().per_user_max_tokens(100)).await;
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        l.spend(&world.user(name), 60, 40).await;
+        for other in [world.beside(&format!("{separator}b")).user("c"), world.beside(separator).user("bc")] {
+            if other.owner() != world.user(name).owner() {
+                assert_eq!(l.usage(&other).await.used.total_tokens(), 0, "{:?} spent nothing", other.owner());
+                l.held(&other, &Hold::tokens(key(), 60, 40).with_min_output(40)).await;
+            }
+        }
     }
     Passed
 }
@@ -156,7 +180,11 @@ pub async fn eviction_never_resets_a_quota(h: &Harness) -> Outcome {
                 spent.push(scope);
             }
             Reserve::Refused(no) => {
-                assert_eq!(no.reason, RefusalReason::Capacity, "a newcomer is refused for want of room alone");
+                assert_eq!(
+                    no.reason,
+                    RefusalReason::Capacity,
+                    "a newcomer is refused for want of room alone"
+                );
             }
         }
     }
@@ -181,7 +209,10 @@ pub async fn exports_hold_their_own(h: &Harness) -> Outcome {
         assert!(text.contains(&(7_310_431 * (i + 1)).to_string()), "the export has what was used: {text}");
         for (j, other) in names.iter().enumerate().filter(|(j, _)| *j != i) {
             assert!(!text.contains(other.as_str()), "the export names another user");
-            assert!(!text.contains(&(7_310_431 * (j + 1)).to_string()), "the export has another user's count: {text}");
+            assert!(
+                !text.contains(&(7_310_431 * (j + 1)).to_string()),
+                "the export has another user's count: {text}"
+            );
         }
     }
     let nobody = export(l.ledger(), &world.user("nobody")).await;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use loomflow_core::{
-    BudgetConfig, CapUsage, Charge, Granted, Hold, HoldId, HoldKey, Ledger, NanoUsd, Refusal, Reserve, RunId, Scope,
-    Settled, Usage, UsageReport,
+    BudgetConfig, CapUsage, Charge, Granted, Hold, HoldId, HoldKey, Ledger, NanoUsd, Refusal, Reserve, RunId,
+    Scope, Settled, Usage, UsageReport,
 };
 
 use crate::doubles::ManualClock;
@@ -88,8 +88,7 @@ impl Instance {
     }
 }
 
-type OpenFn =
-    Arc<dyn Fn(BudgetConfig) -> BoxFuture<'static, Result<Instance, Unavailable>> + Send + Sync>;
+type OpenFn = Arc<dyn Fn(BudgetConfig) -> BoxFuture<'static, Result<Instance, Unavailable>> + Send + Sync>;
 
 /// Opens ledgers, each with the budget a case needs and with counters of its own.
 #[derive(Clone)]
@@ -207,6 +206,7 @@ crate::case::suite! { $ ledger, ledger_cases, __loomflow_ledger_case,
     isolation: [
         isolation::hostile_users_spend_their_own,
         isolation::namespaces_spend_their_own,
+        isolation::a_border_between_namespace_and_user_cannot_be_shifted,
         isolation::the_same_run_of_two_users_is_two_runs,
         isolation::a_foreign_hold_is_not_found,
         isolation::a_full_user_stops_nobody_else,

@@ -60,7 +60,11 @@ pub async fn never_grants_less_than_the_minimum(h: &Harness) -> Outcome {
         }
     }
     let l = h.open(BudgetConfig::new().per_user_max_tokens(100)).await;
-    assert_eq!(l.held(&alice, &Hold::tokens(key(), 100, 0)).await.output_tokens, 0, "an embedding wants no output");
+    assert_eq!(
+        l.held(&alice, &Hold::tokens(key(), 100, 0)).await.output_tokens,
+        0,
+        "an embedding wants no output"
+    );
     l.refused(&alice, &Hold::tokens(key(), 1, 0), "not even a prompt fits").await;
     Passed
 }

@@ -114,7 +114,8 @@ pub async fn turning_the_clock_back_gives_nothing_away(h: &Harness) -> Outcome {
         let _answer = l.ledger().reserve(&alice, &Hold::tokens(key(), 1, 0)).await;
         let _answer = l.ledger().usage(&alice).await;
         clock.set(moment("2024-02-28T13:00:00Z"));
-        l.refused(&alice, &Hold::tokens(key(), 1, 0), "today's quota was spent before the clock was turned").await;
+        l.refused(&alice, &Hold::tokens(key(), 1, 0), "today's quota was spent before the clock was turned")
+            .await;
     }
     Passed
 }

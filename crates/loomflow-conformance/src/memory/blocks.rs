@@ -32,8 +32,7 @@ pub async fn are_replaced_in_place(h: &Harness) -> Outcome {
     put(h, &alice, PutBlock::new("a", "one", at(1)).with_order(5)).await;
     put(h, &alice, PutBlock::new("b", "two", at(1))).await;
     put(h, &alice, PutBlock::new("a", "three", at(2))).await;
-    let expected =
-        [MemoryBlock::new("b", "two", 0, at(1)), MemoryBlock::new("a", "three", 5, at(2))];
+    let expected = [MemoryBlock::new("b", "two", 0, at(1)), MemoryBlock::new("a", "three", 5, at(2))];
     assert_eq!(all(h, &alice).await, expected, "text and time are new, the place is kept");
     put(h, &alice, PutBlock::new("b", "", at(3)).with_order(9)).await;
     let expected = [MemoryBlock::new("a", "three", 5, at(2)), MemoryBlock::new("b", "", 9, at(3))];
@@ -52,7 +51,11 @@ pub async fn are_removed(h: &Harness) -> Outcome {
     assert_eq!(h.block_names(&alice).await, ["b"]);
     put(h, &alice, PutBlock::new("a", "again", at(3))).await;
     let back = all(h, &alice).await;
-    assert_eq!((&*back[0].name, back[0].order), ("a", 0), "a removed block left nothing behind, its place included");
+    assert_eq!(
+        (&*back[0].name, back[0].order),
+        ("a", 0),
+        "a removed block left nothing behind, its place included"
+    );
     Passed
 }
 

@@ -52,7 +52,11 @@ pub async fn dropped_writes_are_whole_or_absent(h: &Harness) -> Outcome {
         let found = h.history(&alice, &s, 20).await;
         assert!(found.is_empty() || found == ["said", "reply"], "half a turn was kept: {found:?}");
         h.remember(&alice, episode()).await;
-        assert_eq!(h.history(&alice, &s, 20).await, ["said", "reply"], "dropped after {polls} polls, then repeated");
+        assert_eq!(
+            h.history(&alice, &s, 20).await,
+            ["said", "reply"],
+            "dropped after {polls} polls, then repeated"
+        );
     }
     assert_eq!(h.newest(&alice).await.len(), 12, "each run is one episode");
     Passed

@@ -83,7 +83,9 @@ pub async fn of_a_session_takes_facts_that_came_from_it_alone(h: &Harness) -> Ou
     h.remember(&alice, turn(gone, &session("gone"), at(1), "a", "r")).await;
     h.remember(&alice, turn(kept, &session("kept"), at(2), "b", "r")).await;
     let (gone, kept) = (EpisodeId::from(gone), EpisodeId::from(kept));
-    for (value, sources) in [("alone", vec![gone]), ("both", vec![gone, kept]), ("none", vec![]), ("other", vec![kept])] {
+    for (value, sources) in
+        [("alone", vec![gone]), ("both", vec![gone, kept]), ("none", vec![]), ("other", vec![kept])]
+    {
         let fact = NewFact::new("alice", "likes", value, at(3)).with_sources(sources);
         super::facts::assert_fact(h, &alice, fact).await;
     }
@@ -113,7 +115,8 @@ pub async fn of_a_session_before_a_moment_takes_only_both(h: &Harness) -> Outcom
     let world = World::new();
     let alice = world.user("alice");
     for (name, when) in [("s", 1), ("t", 1), ("s", 3), ("t", 3)] {
-        h.remember(&alice, turn(new_run(), &session(name), at(when), &format!("{name} at {when}"), "r")).await;
+        h.remember(&alice, turn(new_run(), &session(name), at(when), &format!("{name} at {when}"), "r"))
+            .await;
     }
     let what = Erase::session(session("s")).with_before(at(2));
     h.store().forget(&world.user_at("alice", 1), &what).await.must("forget");
@@ -139,7 +142,8 @@ pub async fn what_is_erased_no_longer_weighs(h: &Harness) -> Outcome {
     let (used, fresh) = (world.user_at("used", 1), world.user_at("fresh", 1));
     let old = world.user("used");
     for i in 0..30 {
-        h.remember(&old, turn(new_run(), &session("old"), at(i), "zebra falcon lying on long slopes", "r")).await;
+        h.remember(&old, turn(new_run(), &session("old"), at(i), "zebra falcon lying on long slopes", "r"))
+            .await;
     }
     h.store().forget(&used, &Erase::everything()).await.must("forget");
     let mut rankings = Vec::new();
@@ -149,9 +153,7 @@ pub async fn what_is_erased_no_longer_weighs(h: &Harness) -> Outcome {
             h.remember(scope, turn(RunId::from_u128(i), &session("s"), at(i as i64), words, "r")).await;
         }
         let found = h.recall(scope, &RecallQuery::new("zebra plain", 10)).await;
-        rankings.push(
-            found.iter().map(|m| (m.episode.id.as_u128(), m.score, m.bm25)).collect::<Vec<_>>(),
-        );
+        rankings.push(found.iter().map(|m| (m.episode.id.as_u128(), m.score, m.bm25)).collect::<Vec<_>>());
     }
     assert_eq!(rankings[0], rankings[1], "scores are those of a partition that was never erased");
     assert_eq!(rankings[0][0].0, 0, "the rarer word ranks higher");
@@ -176,7 +178,11 @@ pub async fn a_partition_can_be_used_again(h: &Harness) -> Outcome {
 /// Fails unless every write of `stale` is refused.
 async fn must_refuse_writes(h: &Harness, stale: &Scope, word: &str) {
     let late = turn(new_run(), &session("s"), at(2), word, "r");
-    must_fail(h.store().remember(stale, late).await, ErrorKind::Erased, "remember by a run from before the erasure");
+    must_fail(
+        h.store().remember(stale, late).await,
+        ErrorKind::Erased,
+        "remember by a run from before the erasure",
+    );
     let block = h.store().put_block(stale, PutBlock::new("late", word, at(2))).await;
     must_fail(block, ErrorKind::Erased, "put_block by a run from before the erasure");
     let remove = h.store().put_block(stale, PutBlock::remove("late", at(2))).await;

@@ -1,8 +1,6 @@
 //! Facts: finding, reinforcing, refusing.
 
-use loomflow_core::{
-    AssertOutcome, Asserted, EpisodeId, ErrorKind, Fact, FactQuery, NewFact, Scope,
-};
+use loomflow_core::{AssertOutcome, Asserted, EpisodeId, ErrorKind, Fact, FactQuery, NewFact, Scope};
 
 use super::Harness;
 use crate::Outcome::{self, Passed};
@@ -114,7 +112,10 @@ pub async fn are_newest_first(h: &Harness) -> Outcome {
     let mut ids = Vec::new();
     for i in 0..6_i64 {
         // Two facts share each moment, so that ids decide between them.
-        ids.push((i / 2, assert_fact(h, &alice, NewFact::new("a", "likes", format!("v{i}"), at(i / 2))).await.id));
+        ids.push((
+            i / 2,
+            assert_fact(h, &alice, NewFact::new("a", "likes", format!("v{i}"), at(i / 2))).await.id,
+        ));
     }
     ids.sort_unstable();
     ids.reverse();

@@ -38,7 +38,11 @@ pub async fn one_value_ends_the_other(h: &Harness) -> Outcome {
     let bob = NewFact::new("bob", "lives_in", "Bern", at(62)).with_cardinality(Cardinality::One);
     let bob = assert_fact(h, &alice, bob).await;
     assert!(bob.superseded.is_empty(), "another subject's value ends nothing");
-    assert_eq!(home(h, &alice, 70, None).await, ["Oslo"], "neither another predicate nor another subject ends it");
+    assert_eq!(
+        home(h, &alice, 70, None).await,
+        ["Oslo"],
+        "neither another predicate nor another subject ends it"
+    );
     Passed
 }
 
@@ -79,7 +83,9 @@ pub async fn a_correction_in_the_middle_splits(h: &Harness) -> Outcome {
     let whole = assert_fact(h, &alice, lives("Rome", 10, None, 10)).await;
     let middle = assert_fact(h, &alice, lives("Oslo", 40, Some(60), 100)).await;
     assert_eq!(middle.superseded, [whole.id]);
-    for (moment, expected) in [(10, "Rome"), (39, "Rome"), (40, "Oslo"), (59, "Oslo"), (60, "Rome"), (500, "Rome")] {
+    for (moment, expected) in
+        [(10, "Rome"), (39, "Rome"), (40, "Oslo"), (59, "Oslo"), (60, "Rome"), (500, "Rome")]
+    {
         assert_eq!(home(h, &alice, moment, None).await, [expected], "at {moment}");
     }
     assert_eq!(home(h, &alice, 50, Some(99)).await, ["Rome"], "before the correction nobody knew");
@@ -100,7 +106,11 @@ pub async fn borders_are_half_open(h: &Harness) -> Outcome {
     for (moment, known) in [(14, false), (15, true), (16, true)] {
         assert_eq!(!home(h, &alice, 12, Some(moment)).await.is_empty(), known, "known at {moment}");
     }
-    assert_eq!(h.query_facts(&alice, &FactQuery::all(10)).await.len(), 1, "without a time every valid time counts");
+    assert_eq!(
+        h.query_facts(&alice, &FactQuery::all(10)).await.len(),
+        1,
+        "without a time every valid time counts"
+    );
     Passed
 }
 

@@ -91,7 +91,12 @@ pub async fn blocks_of_the_same_name_in_every_tenant(h: &Harness) -> Outcome {
         h.store().put_block(scope, PutBlock::remove("persona", at(2))).await.must("put_block");
         for (j, (other, _)) in all.iter().enumerate().skip(i).take(3) {
             let expected = usize::from(j != i);
-            assert_eq!(h.block_names(other).await.len(), expected, "after {:?} removed its block", scope.owner());
+            assert_eq!(
+                h.block_names(other).await.len(),
+                expected,
+                "after {:?} removed its block",
+                scope.owner()
+            );
         }
     }
     Passed
@@ -104,8 +109,8 @@ pub async fn facts_of_the_same_subject_in_every_tenant(h: &Harness) -> Outcome {
     };
     let all = tenants(&World::new());
     for (scope, word) in &all {
-        let fact = NewFact::new("me", "is", word.as_str(), at(1))
-            .with_cardinality(loomflow_core::Cardinality::One);
+        let fact =
+            NewFact::new("me", "is", word.as_str(), at(1)).with_cardinality(loomflow_core::Cardinality::One);
         let done = facts.assert(scope, fact).await.must("assert");
         assert!(done.superseded.is_empty(), "{:?} ended another tenant's fact", scope.owner());
     }
@@ -201,7 +206,8 @@ pub async fn erasing_one_does_not_make_the_other_stale(h: &Harness) -> Outcome {
         let epoch = h.store().epoch(&other).await.must("epoch");
         assert_eq!(epoch, Epoch::ZERO, "erasing {a:?} raised the epoch of {b:?}");
         fill(h, &other, "shared").await;
-        let stale = h.store().remember(&world.scope(&a), turn(new_run(), &session("s"), at(1), "x", "y")).await;
+        let stale =
+            h.store().remember(&world.scope(&a), turn(new_run(), &session("s"), at(1), "x", "y")).await;
         must_fail(stale, loomflow_core::ErrorKind::Erased, "a stale write");
     }
     Passed
@@ -251,7 +257,8 @@ pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) 
 pub async fn anonymous_is_nobody_else(h: &Harness) -> Outcome {
     let world = World::new();
     let mut all = vec![(world.scope(&Identity::Anonymous), canary())];
-    for name in ["anonymous", "(anonymous)", "null", "NULL", "None", "default", "0", "-", "*", "%", "a", "u"] {
+    for name in ["anonymous", "(anonymous)", "null", "NULL", "None", "default", "0", "-", "*", "%", "a", "u"]
+    {
         all.push((world.scope(&named(name)), canary()));
     }
     for (scope, word) in &all {
@@ -291,7 +298,8 @@ pub async fn ranking_ignores_what_others_wrote(h: &Harness) -> Outcome {
     }
     for n in 0..40 {
         let foreign = world.user(["bo", "bob2", "Bob", "b"][n % 4]);
-        let words = if n % 2 == 0 { "zebra zebra" } else { "zebra among so many other words that lengths shift" };
+        let words =
+            if n % 2 == 0 { "zebra zebra" } else { "zebra among so many other words that lengths shift" };
         let episode = turn(new_run(), &session("s"), at(1_000 + n as i64), words, "noted");
         h.remember(&foreign, episode.with_embedding(vector(n as f32))).await;
     }
@@ -300,7 +308,11 @@ pub async fn ranking_ignores_what_others_wrote(h: &Harness) -> Outcome {
         assert_eq!(&after, before, "what others wrote changed the ranking for {query:?}");
     }
     if h.store().capabilities().lexical {
-        assert_eq!(alone[0][0].episode.id.as_u128(), 1, "the word that is rare in this partition ranks higher");
+        assert_eq!(
+            alone[0][0].episode.id.as_u128(),
+            1,
+            "the word that is rare in this partition ranks higher"
+        );
     }
     Passed
 }

@@ -17,8 +17,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use loomflow_core::{
-    Episode, EpisodeMatch, Fact, FactQuery, FactStore, HistoryLimit, MemoryStore, NewEpisode, NewFact, PutBlock,
-    RecallQuery, Result, Scope, SessionId,
+    Episode, EpisodeMatch, Fact, FactQuery, FactStore, HistoryLimit, MemoryStore, NewEpisode, NewFact,
+    PutBlock, RecallQuery, Result, Scope, SessionId,
 };
 
 use crate::fixture::{Must as _, open};

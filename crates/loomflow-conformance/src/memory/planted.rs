@@ -32,7 +32,11 @@ fn episode() -> Planted {
 /// A foreign episode that is filed under the tenant's key makes recall fail with `isolation_violation`.
 pub async fn a_foreign_episode_trips_recall(h: &Harness) -> Outcome {
     for tenant in planted(h, episode).await {
-        must_trip(&tenant, h.store().recall(&tenant, &RecallQuery::new("", 10)).await, "recall of the newest");
+        must_trip(
+            &tenant,
+            h.store().recall(&tenant, &RecallQuery::new("", 10)).await,
+            "recall of the newest",
+        );
         if h.store().capabilities().lexical {
             let read = h.store().recall(&tenant, &RecallQuery::new("falcon", 10)).await;
             must_trip(&tenant, read, "recall by words");

@@ -66,8 +66,7 @@ pub async fn leaves_out_what_does_not_match(h: &Harness) -> Outcome {
 pub async fn does_not_search_tool_outcomes(h: &Harness) -> Outcome {
     needs_words!(h);
     let alice = World::new().user("alice");
-    let messages =
-        vec![Message::user("falcon"), Message::tool("c", "granite"), Message::assistant("violet")];
+    let messages = vec![Message::user("falcon"), Message::tool("c", "granite"), Message::assistant("violet")];
     h.remember(&alice, NewEpisode::new(RunId::from_u128(1), session("s"), at(1), messages)).await;
     assert_eq!(ids(h, &alice, "falcon", 10).await, [1], "the user's words are searched");
     assert_eq!(ids(h, &alice, "violet", 10).await, [1], "the model's words are searched");
@@ -130,8 +129,8 @@ pub async fn leaves_out_the_history_in_the_prompt(h: &Harness) -> Outcome {
     }
     h.remember(&alice, turn(RunId::from_u128(9), &session("t"), at(9), "falcon", "noted")).await;
     let recall = |words: &'static str, messages: usize| {
-        let query = RecallQuery::new(words, 3)
-            .excluding_history(session("s"), HistoryLimit::messages(messages));
+        let query =
+            RecallQuery::new(words, 3).excluding_history(session("s"), HistoryLimit::messages(messages));
         let alice = crate::fixture::again(&alice);
         async move {
             let found = h.recall(&alice, &query).await;

@@ -23,7 +23,10 @@ pub async fn the_same_run_is_stored_once(h: &Harness) -> Outcome {
     let (run, first, second) = (new_run(), canary(), canary());
     let store = h.store();
     let a = store.remember(&alice, turn(run, &session("s"), at(0), &first, "r")).await.must("remember");
-    let b = store.remember(&alice, turn(run, &session("t"), at(9), &second, "r")).await.must("the same run again");
+    let b = store
+        .remember(&alice, turn(run, &session("t"), at(9), &second, "r"))
+        .await
+        .must("the same run again");
     assert_eq!(a, b, "the same run has the same id");
     let found = h.newest(&alice).await;
     assert_eq!(found.len(), 1, "one run is one episode");

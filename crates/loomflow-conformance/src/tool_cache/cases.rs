@@ -109,6 +109,10 @@ pub async fn a_late_write_does_not_come_back_after_clearing(h: &Harness) -> Outc
     h.cache().clear(&fresh).await.must("clear");
     // The cache may refuse it or keep it out of sight.
     let _answer = h.cache().put(&stale, "k", "late").await;
-    assert_eq!(h.get(&fresh, "k").await, None, "a run after the clearing found what was written from before it");
+    assert_eq!(
+        h.get(&fresh, "k").await,
+        None,
+        "a run after the clearing found what was written from before it"
+    );
     Passed
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use loomflow_conformance::approvals::Harness;
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Epoch, Erase,
-    Erased, Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Result, Scope, TenantData, Timestamp, UserId,
-    export_from,
+    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Epoch,
+    Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Result, Scope, TenantData,
+    Timestamp, UserId, export_from,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -64,9 +64,14 @@ impl Approvals {
         let (request, decider) = (&row.request, scope.owner());
         match self.bug {
             Bug::StrangerDecides => true,
-            Bug::LookAlikeDecides => decider.user_id().is_some_and(|user| {
-                request.approvers.iter().any(|a| a.as_str().to_lowercase() == user.as_str().to_lowercase())
-            }) || request.may_decide(&row.owner, decider),
+            Bug::LookAlikeDecides => {
+                decider.user_id().is_some_and(|user| {
+                    request
+                        .approvers
+                        .iter()
+                        .any(|a| a.as_str().to_lowercase() == user.as_str().to_lowercase())
+                }) || request.may_decide(&row.owner, decider)
+            }
             Bug::OtherNamespaceDecides => {
                 decider.user_id().is_some_and(|user| request.approvers.contains(user))
                     || request.may_decide(&row.owner, decider)
@@ -207,11 +212,11 @@ impl ApprovalStore for Approvals {
         now: Timestamp,
     ) -> Result<()> {
         if self.bug == Bug::RaceOnDecide {
-            let pending = |row: &Row| row.request.id == id && row.state == ApprovalState::Pending;
-            if !self.state.lock().unwrap().rows.iter().any(pending) {
+            let theirs = |row: &&Row| row.request.id == id && self.may_decide(row, scope);
+            let open = |row: &Row| row.state == ApprovalState::Pending && now < row.request.expires_at;
+            if !self.state.lock().unwrap().rows.iter().find(theirs).map(open).ok_or_else(not_found)? {
                 return Err(conflict());
             }
-            tokio::task::yield_now().await;
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             let mut state = self.state.lock().unwrap();
             let by = scope.user_id().cloned();

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use loomflow_conformance::doubles::ManualClock;
 use loomflow_conformance::ledger::{Harness, Instance};
 use loomflow_core::{
-    BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream,
-    Granted, Hold, HoldId, HoldKey, Ledger, Limits, Owned, Owner, Refusal, RefusalReason, Reserve, Result, RunId, Scope,
-    Settled, TenantData, Timestamp, Usage, UsageReport, Warning, Window, export_from,
+    BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, Erase, Erased, Error, ErrorKind, ExportItem,
+    ExportStream, Granted, Hold, HoldId, HoldKey, Ledger, Limits, Owned, Owner, Refusal, RefusalReason,
+    Reserve, Result, RunId, Scope, Settled, TenantData, Timestamp, Usage, UsageReport, Warning, Window,
+    export_from,
 };
 
 use super::{Bug, key};
@@ -94,7 +95,8 @@ fn amount(usage: &Usage, wall: Duration, cap: Cap) -> u64 {
 
 impl Open {
     fn reserved(&self) -> Usage {
-        let cost = self.hold.price.map(|p| p.ceiling(self.hold.input_tokens, self.output)).unwrap_or_default();
+        let cost =
+            self.hold.price.map(|p| p.ceiling(self.hold.input_tokens, self.output)).unwrap_or_default();
         Usage::new(self.hold.input_tokens, self.output).with_cost(cost)
     }
 }
@@ -229,7 +231,12 @@ impl Books {
         }
     }
 
-    fn grant(&self, state: &State, scope: &Scope, hold: &Hold) -> std::result::Result<(u64, Duration), Refusal> {
+    fn grant(
+        &self,
+        state: &State,
+        scope: &Scope,
+        hold: &Hold,
+    ) -> std::result::Result<(u64, Duration), Refusal> {
         let (mut output, mut wall) = (hold.output_tokens, hold.wall_clock);
         let minimum = if self.bug == Bug::BelowMinimum { 0 } else { hold.min_output_tokens };
         for line in self.lines(state, scope, hold.key.run) {
@@ -249,7 +256,9 @@ impl Books {
                     }
                     output = output.min(left - hold.input_tokens);
                 }
-                Cap::InputTokens if tokens && hold.input_tokens > left => return exhausted(hold.input_tokens),
+                Cap::InputTokens if tokens && hold.input_tokens > left => {
+                    return exhausted(hold.input_tokens);
+                }
                 Cap::OutputTokens if tokens => {
                     if minimum > left {
                         return exhausted(minimum);
@@ -316,8 +325,8 @@ impl TenantData for Books {
         match self.bug {
             Bug::ForgetResetsQuota => state.spent.retain(|s| s.user != user),
             Bug::ForgetEverybody => {
-                state.spent.clear();
-                state.open.clear();
+                state.spent.retain(|s| s.user == user);
+                state.open.retain(|o| o.user == user);
             }
             _ => {}
         }
@@ -356,7 +365,11 @@ impl Books {
             .into_iter()
             .filter(|l| l.entity == Entity::User)
             .map(|l| {
-                CapUsage::new(l.entity, l.cap, self.config.window, l.limit).with_numbers(l.used, l.held, l.resets_at)
+                CapUsage::new(l.entity, l.cap, self.config.window, l.limit).with_numbers(
+                    l.used,
+                    l.held,
+                    l.resets_at,
+                )
             })
             .collect();
         report
@@ -430,7 +443,8 @@ impl Ledger for Books {
             Some(at) => state.open.remove(at),
             None => {
                 let closed = state.closed.iter().find(|o| mine(o)).cloned();
-                let closed = closed.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such hold"))?;
+                let closed =
+                    closed.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such hold"))?;
                 settled.duplicate = true;
                 if let Charge::Used { usage, estimated: false } = charge
                     && self.bug != Bug::EstimateStays

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use loomflow_conformance::memory::{Harness, Planted};
 use loomflow_core::{
-    AssertOutcome, Asserted, Capabilities, Cardinality, Clock, Embedding, Epoch, Episode, EpisodeId, EpisodeMatch,
-    Erase, Erased, Error, ExportItem, ExportStream, Fact, FactId, FactQuery, FactStore, HistoryLimit, MemoryBlock,
-    MemoryProfile, MemoryStore, Message, NewEpisode, NewFact, Owned, Owner, PutBlock, RecallQuery, Result, Scope,
-    SessionId, SystemClock, TenantData, Timestamp, export_from,
+    AssertOutcome, Asserted, Capabilities, Cardinality, Clock, Embedding, Episode, EpisodeId, EpisodeMatch,
+    Epoch, Erase, Erased, Error, ExportItem, ExportStream, Fact, FactId, FactQuery, FactStore, HistoryLimit,
+    MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, NewFact, Owned, Owner, PutBlock,
+    RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, Timestamp, export_from,
 };
 
 use super::{Bug, found, key};
@@ -47,7 +47,8 @@ pub(crate) fn harness(bug: Bug) -> Harness {
             match order.record {
                 Planted::Episode(new) => state.episodes.push(Row { key, owner, value: Arc::new(new.into()) }),
                 Planted::Block(put) => {
-                    let value = MemoryBlock::new(put.name, put.content.unwrap(), put.order.unwrap_or(0), put.at);
+                    let value =
+                        MemoryBlock::new(put.name, put.content.unwrap(), put.order.unwrap_or(0), put.at);
                     state.blocks.push(Row { key, owner, value });
                 }
                 Planted::Fact(new) => {
@@ -122,7 +123,8 @@ fn episode_text(e: &Episode) -> String {
 impl Memory {
     fn rows<T: Clone>(&self, scope: &Scope, rows: &[Row<T>]) -> Vec<Row<T>> {
         let asked = key(self.bug, scope.owner());
-        let mut rows: Vec<Row<T>> = rows.iter().filter(|r| found(self.bug, &r.key, &asked)).cloned().collect();
+        let mut rows: Vec<Row<T>> =
+            rows.iter().filter(|r| found(self.bug, &r.key, &asked)).cloned().collect();
         match self.bug {
             Bug::OwnerFromArgument => rows.iter_mut().for_each(|r| r.owner = scope.owner().clone()),
             Bug::DropForeign => rows.retain(|r| r.owner == *scope.owner()),
@@ -149,7 +151,13 @@ impl Memory {
         state.epochs.get(&key(self.bug, scope.owner())).copied().unwrap_or_default()
     }
 
-    fn history_of(&self, state: &State, scope: &Scope, s: &SessionId, limit: usize) -> Vec<Row<Arc<Episode>>> {
+    fn history_of(
+        &self,
+        state: &State,
+        scope: &Scope,
+        s: &SessionId,
+        limit: usize,
+    ) -> Vec<Row<Arc<Episode>>> {
         let mut rows = self.rows(scope, &state.episodes);
         rows.retain(|r| match self.bug {
             Bug::SessionsByPrefix => r.value.session.as_str().starts_with(s.as_str()),
@@ -189,8 +197,7 @@ impl TenantData for Memory {
             let owner = if everybody { me.clone() } else { owner };
             items.push(Owned::new(owner, ExportItem::new(kind, data)));
         };
-        let mut episodes =
-            if everybody { state.episodes.clone() } else { self.rows(scope, &state.episodes) };
+        let mut episodes = if everybody { state.episodes.clone() } else { self.rows(scope, &state.episodes) };
         episodes.sort_by_key(|r| (r.value.at, r.value.id));
         for row in episodes {
             add(row.owner, "episode", serde_json::to_value(&*row.value).unwrap());
@@ -252,8 +259,17 @@ impl TenantData for Memory {
 impl MemoryStore for Memory {
     async fn remember(&self, scope: &Scope, episode: NewEpisode) -> Result<EpisodeId> {
         if self.bug == Bug::HalfAWrite {
-            let half = NewEpisode::new(episode.run, episode.session.clone(), episode.at, vec![episode.messages[0].clone()]);
-            let row = Row { key: key(self.bug, scope.owner()), owner: scope.owner().clone(), value: Arc::new(half.into()) };
+            let half = NewEpisode::new(
+                episode.run,
+                episode.session.clone(),
+                episode.at,
+                vec![episode.messages[0].clone()],
+            );
+            let row = Row {
+                key: key(self.bug, scope.owner()),
+                owner: scope.owner().clone(),
+                value: Arc::new(half.into()),
+            };
             self.state.lock().unwrap().episodes.push(row);
             tokio::task::yield_now().await;
             self.state.lock().unwrap().episodes.pop();
@@ -263,9 +279,8 @@ impl MemoryStore for Memory {
         let key = key(self.bug, scope.owner());
         let episode = Arc::new(Episode::from(episode));
         let id = episode.id;
-        let same = |r: &Row<Arc<Episode>>| {
-            r.value.id == id && (r.key == key || self.bug == Bug::RunIdsAreGlobal)
-        };
+        let same =
+            |r: &Row<Arc<Episode>>| r.value.id == id && (r.key == key || self.bug == Bug::RunIdsAreGlobal);
         match state.episodes.iter().position(same) {
             Some(at) if self.bug == Bug::RememberReplaces => state.episodes[at].value = episode,
             Some(_) if self.bug != Bug::RememberTwice => {}
@@ -304,14 +319,13 @@ impl MemoryStore for Memory {
         if query.text.is_empty() && query.embedding.is_none() {
             let newest = ranked(&vec![Some(0.0); rows.len()], tie);
             let newest = newest.into_iter().take(query.limit);
-            let of = |i: usize| Owned::new(rows[i].owner.clone(), EpisodeMatch::new(rows[i].value.clone(), 0.0));
+            let of =
+                |i: usize| Owned::new(rows[i].owner.clone(), EpisodeMatch::new(rows[i].value.clone(), 0.0));
             return Ok(newest.map(of).collect());
         }
         let by_words = bm25(&query.text, &texts, &corpus);
-        let near: Vec<Option<f32>> = rows
-            .iter()
-            .map(|r| cosine(query.embedding.as_ref()?, r.value.embedding.as_ref()?))
-            .collect();
+        let near: Vec<Option<f32>> =
+            rows.iter().map(|r| cosine(query.embedding.as_ref()?, r.value.embedding.as_ref()?)).collect();
         let by_vectors: Vec<Option<f64>> = near.iter().map(|c| c.map(f64::from)).collect();
         let fused = fuse(&[ranked(&by_words, tie), ranked(&by_vectors, tie)], rows.len(), tie);
         let of = |(i, score): (usize, f64)| {
@@ -321,13 +335,17 @@ impl MemoryStore for Memory {
         Ok(fused.into_iter().take(query.limit).map(of).collect())
     }
 
-    async fn history(&self, scope: &Scope, s: &SessionId, limit: HistoryLimit) -> Result<Vec<Owned<Message>>> {
+    async fn history(
+        &self,
+        scope: &Scope,
+        s: &SessionId,
+        limit: HistoryLimit,
+    ) -> Result<Vec<Owned<Message>>> {
         let state = self.state.lock().unwrap();
         let split = self.bug == Bug::HistorySplitsEpisodes;
         let rows = self.history_of(&state, scope, s, if split { usize::MAX } else { limit.messages });
-        let said = rows.iter().flat_map(|r| {
-            r.value.messages.iter().map(|m| Owned::new(r.owner.clone(), m.clone()))
-        });
+        let said =
+            rows.iter().flat_map(|r| r.value.messages.iter().map(|m| Owned::new(r.owner.clone(), m.clone())));
         let mut said: Vec<_> = said.collect();
         let over = said.len().saturating_sub(limit.messages);
         said.drain(..over);
@@ -416,12 +434,14 @@ impl FactStore for Memory {
         let newest = rows.iter().map(|r| r.value.known_from).max();
         let known = newest.map_or(new.recorded_at, |newest| newest.max(new.recorded_at));
         rows.retain(|r| {
-            r.value.known_until.is_none() && r.value.subject == new.subject && r.value.predicate == new.predicate
+            r.value.known_until.is_none()
+                && r.value.subject == new.subject
+                && r.value.predicate == new.predicate
         });
         let same = |r: &&mut Row<Fact>| {
             r.value.object == new.object && r.key == key && covers(&r.value, new.valid_from, new.valid_until)
         };
-        if let Some(at) = rows.iter().position(|r| same(&r)) {
+        if let Some(at) = rows.iter().position(same) {
             let fact = &mut rows[at].value;
             fact.confidence = fact.confidence.max(new.confidence);
             for source in new.sources {
@@ -435,7 +455,9 @@ impl FactStore for Memory {
         fact.known_from = known;
         let (mut ended, mut pieces) = (Vec::new(), Vec::new());
         if new.cardinality == Cardinality::One {
-            rows.retain(|r| r.value.object != new.object && overlaps(&r.value, new.valid_from, new.valid_until));
+            rows.retain(|r| {
+                r.value.object != new.object && overlaps(&r.value, new.valid_from, new.valid_until)
+            });
             rows.sort_by_key(|r| r.value.valid_from);
             for row in &rows {
                 if row.value.valid_from > new.valid_from && self.bug != Bug::LateFactWins {

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use loomflow_conformance::doubles::ManualClock;
 use loomflow_conformance::{audit, runtime, tool_cache};
 use loomflow_core::{
-    AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, Digest, Epoch, Erase, Erased, Error,
-    ErrorKind, ExportItem, ExportStream, Owned, Owner, Recorded, Redacted, Result, RunId, RunLease, RunOpening,
-    RunRecord, RunStatus, Runtime, Scope, SessionId, StepKey, TenantData, Timestamp, ToolCache, export_from,
+    AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, Digest, Epoch, Erase,
+    Erased, Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Recorded, Redacted, Result, RunId,
+    RunLease, RunOpening, RunRecord, RunStatus, Runtime, Scope, SessionId, StepKey, TenantData, Timestamp,
+    ToolCache, export_from,
 };
 use serde_json::json;
 
@@ -30,7 +31,11 @@ pub(crate) fn log(bug: Bug) -> audit::Harness {
         async move {
             let mut entries = raw.entries.lock().unwrap();
             let seq = entries.len() as u64 + 1;
-            entries.push((key(raw.bug, order.scope.owner()), order.foreign, AuditEntry::new(seq, order.record)));
+            entries.push((
+                key(raw.bug, order.scope.owner()),
+                order.foreign,
+                AuditEntry::new(seq, order.record),
+            ));
             Ok(())
         }
     })
@@ -42,7 +47,8 @@ impl Log {
         let argument = matches!(self.bug, Bug::OwnerFromArgument | Bug::CaseFold | Bug::PrefixMatch);
         let entries = self.entries.lock().unwrap();
         let mine = entries.iter().filter(|(k, ..)| found(self.bug, k, &asked));
-        mine.map(|(_, owner, e)| (if argument { scope.owner().clone() } else { owner.clone() }, e.clone())).collect()
+        mine.map(|(_, owner, e)| (if argument { scope.owner().clone() } else { owner.clone() }, e.clone()))
+            .collect()
     }
 }
 
@@ -216,7 +222,10 @@ impl Runtime for Journal {
         let mut runs = self.runs.lock().unwrap();
         let busy = |r: &Run| {
             let shared = self.bug == Bug::KeysAreShared;
-            (self.own(scope, r) || shared) && r.session == opening.session && !r.status.is_terminal() && now < r.until
+            (self.own(scope, r) || shared)
+                && r.session == opening.session
+                && !r.status.is_terminal()
+                && now < r.until
         };
         if runs.iter().any(busy) {
             return Err(conflict());
