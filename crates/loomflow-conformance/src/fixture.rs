@@ -90,7 +90,8 @@ pub(crate) fn turn(run: RunId, session: &SessionId, at: Timestamp, said: &str, r
 }
 
 pub(crate) fn redacted(value: &Value) -> Redacted<String> {
-    loomflow_core::Redactor::new(Arc::new(loomflow_core::KeepAll::default())).json(value)
+    let keep: Arc<loomflow_core::KeepAll> = Arc::default();
+    loomflow_core::Redactor::new(keep).json(value)
 }
 
 /// Unwraps, or fails with a sentence that says what was expected to work.

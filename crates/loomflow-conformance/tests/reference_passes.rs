@@ -82,7 +82,7 @@ async fn no_case_is_unsupported_by_a_complete_backend() {
 #[tokio::test]
 async fn a_harness_without_its_plant_hook_fails() {
     std::panic::set_hook(Box::new(|_| {}));
-    let store = std::sync::Arc::new(loomflow_core::NoMemory::default());
+    let store: std::sync::Arc<loomflow_core::NoMemory> = Default::default();
     let harness = memory::Harness::new(store);
     let case = memory::cases().iter().find(|c| c.name() == "a_foreign_block_trips_blocks").unwrap();
     let Verdict::Failed(why) = case.verdict(&harness).await else { panic!("it passed") };

@@ -383,7 +383,8 @@ impl MemoryStore for Memory {
             episodes.clone_from(&state.episodes);
         }
         episodes.sort_by_key(|r| (r.value.at, r.value.id));
-        let now = SystemClock::default().now();
+        let clock: SystemClock = Default::default();
+        let now = clock.now();
         let mut facts = self.rows(scope, &state.facts);
         facts.retain(|r| r.value.known_until.is_none() && r.value.holds_at(now));
         facts.sort_by_key(|r| (r.value.known_from, r.value.id));
