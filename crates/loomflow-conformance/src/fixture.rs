@@ -90,7 +90,8 @@ pub(crate) fn turn(run: RunId, session: &SessionId, at: Timestamp, said: &str, r
 }
 
 pub(crate) fn redacted(value: &Value) -> Redacted<String> {
-    loomflow_core::Redactor::new(Arc::new(loomflow_core::KeepAll::default())).json(value)
+    let keep: Arc<loomflow_core::KeepAll> = Arc::default();
+    loomflow_core::Redactor::new(keep).json(value)
 }
 
 /// Unwraps, or fails with a sentence that says what was expected to work.
@@ -199,7 +200,7 @@ pub(crate) async fn abandon<F: Future + Send>(future: F, polls: u32) -> Option<F
     .await
 }
 
-/// Lets `d` pass, on the settable clock (if the backend has one) and in real time.
+/// Lets `d` pass on the settable clock and, since leases may follow a monotonic one, in real time.
 pub(crate) async fn pass(clock: Option<&ManualClock>, d: Duration) {
     if let Some(clock) = clock {
         clock.advance(d);

@@ -61,6 +61,20 @@ pub async fn an_approver_of_another_namespace_is_a_stranger(h: &Harness) -> Outc
     Passed
 }
 
+/// The border between namespace and user cannot be moved: `a` + `b:c` is nobody of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        let (long, short) = (world.beside(&format!("{separator}b")).user("c"), world.user(name));
+        let request = ask(&["ops"]);
+        h.create(&short, &request).await;
+        must_know_nothing(h, &long, request.id).await;
+    }
+    Passed
+}
+
 /// An approver decides and cannot take the decision for themselves; only the requester's run uses it.
 pub async fn an_approver_cannot_use_a_decision(h: &Harness) -> Outcome {
     let world = World::new();

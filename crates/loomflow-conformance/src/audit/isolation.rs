@@ -59,6 +59,20 @@ pub async fn namespaces_are_apart(h: &Harness) -> Outcome {
     Passed
 }
 
+/// The border between namespace and user cannot be moved: `a` + `b:c` is nobody of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        let (long, short) = (world.beside(&format!("{separator}b")).user("c"), world.user(name));
+        let all = [(short, canary()), (long, canary())];
+        fill(h, &all).await;
+        must_read_their_own(h, &all, &AuditQuery::first(10)).await;
+    }
+    Passed
+}
+
 /// Erasing one tenant leaves the other's entries, payloads included, under every hostile pair.
 pub async fn forgetting_one_leaves_the_other(h: &Harness) -> Outcome {
     for (a, b) in naughty::pairs() {

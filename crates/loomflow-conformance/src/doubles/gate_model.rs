@@ -223,6 +223,7 @@ impl Model for GateModel {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use std::time::Duration;
 

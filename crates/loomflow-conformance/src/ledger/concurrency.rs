@@ -104,7 +104,7 @@ pub async fn closes_at_once_count_once(h: &Harness) -> Outcome {
 pub async fn the_books_balance_under_load(h: &Harness) -> Outcome {
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, Ordering::Relaxed);
-    let l = h.open(BudgetConfig::new().max_tokens(20_000).per_user_max_tokens(3_000)).await;
+    let l = h.open(BudgetConfig::new().max_tokens(4_000).per_user_max_tokens(600)).await;
     let world = World::new();
     let users: Vec<Scope> = (0..8).map(|i| world.user(&format!("user_{i}"))).collect();
     let watch = {
@@ -147,6 +147,7 @@ pub async fn the_books_balance_under_load(h: &Harness) -> Outcome {
     watch.await.unwrap_or_else(|e| panic!("the watcher saw more than the cap: {e}"));
     for (user, expected) in users.iter().zip(expected) {
         let usage = l.usage(user).await;
+        assert!(expected <= 600, "{:?} was charged {expected} on a cap of 600", user.owner());
         assert_eq!(usage.used.total_tokens(), expected, "what {:?} was charged", user.owner());
         assert_eq!((usage.held_tokens, usage.open_holds), (0, 0), "no hold is left behind");
     }

@@ -46,6 +46,24 @@ pub async fn namespaces_spend_their_own(h: &Harness) -> Outcome {
     Passed
 }
 
+/// The border between namespace and user cannot be moved: `a` + `b:c` spends nothing of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new().per_user_max_tokens(100)).await;
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        l.spend(&world.user(name), 60, 40).await;
+        for other in [world.beside(&format!("{separator}b")).user("c"), world.beside(separator).user("bc")] {
+            if other.owner() != world.user(name).owner() {
+                assert_eq!(l.usage(&other).await.used.total_tokens(), 0, "{:?} spent nothing", other.owner());
+                l.held(&other, &Hold::tokens(key(), 60, 40).with_min_output(40)).await;
+            }
+        }
+    }
+    Passed
+}
+
 /// One run id under two users names two runs: neither their holds nor their caps meet.
 pub async fn the_same_run_of_two_users_is_two_runs(h: &Harness) -> Outcome {
     for (a, b) in naughty::pairs() {

@@ -30,6 +30,21 @@ pub async fn the_same_session_of_two_tenants_is_two_sessions(h: &Harness) -> Out
     Passed
 }
 
+/// The border between namespace and user cannot be moved: `a` + `b:c` is nobody of `a:b` + `c`.
+pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("u", "buc")]
+    {
+        let world = World::new();
+        let (long, short) = (world.beside(&format!("{separator}b")).user("c"), world.user(name));
+        let run = new_run();
+        h.open(&short, run, &session("conv")).await;
+        must_fail(h.runtime().load(&long, run).await, ErrorKind::NotFound, "load of a foreign run");
+        h.open(&long, run, &session("conv")).await;
+    }
+    Passed
+}
+
 /// One run id of two tenants is two runs, with journals of their own.
 pub async fn the_same_run_of_two_tenants_is_two_runs(h: &Harness) -> Outcome {
     for (a, b) in naughty::pairs() {

@@ -1,14 +1,12 @@
 //! The journal: what is known about a step before it is taken.
 
-use std::time::Duration;
-
 use loomflow_core::{Digest, Erase, ErrorKind, Recorded, Redacted, StepKey};
 use serde_json::json;
 
 use super::{Harness, LONG, SHORT, opening};
 use crate::Outcome::{self, Passed};
 use crate::fixture::{
-    Must as _, World, export, export_text, must_fail, new_run, open_one, pass, redacted, session,
+    Must as _, World, export, export_text, must_fail, new_run, open_one, redacted, session,
 };
 
 macro_rules! needs_journal {
@@ -59,7 +57,7 @@ pub async fn steps_survive_a_new_holder(h: &Harness) -> Outcome {
     r.begin(&alice, &first, &step(0, "a")).await.must("begin");
     r.commit(&alice, &first, &step(0, "a"), outcome("done")).await.must("commit");
     r.begin(&alice, &first, &step(1, "b")).await.must("begin");
-    pass(h.clock.as_deref(), SHORT + Duration::from_millis(300)).await;
+    h.outlive().await;
     let second = r.open(&alice, opening(run, &session("s"), LONG)).await.must("take over");
     let done = Recorded::Done(outcome("done").into_inner());
     assert_eq!(r.begin(&alice, &second, &step(0, "a")).await.must("begin"), done);

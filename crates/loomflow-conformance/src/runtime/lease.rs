@@ -1,13 +1,11 @@
 //! Who may write a run's journal, and who may no longer.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use loomflow_core::{ErrorKind, RunStatus};
 
 use super::{Harness, LONG, SHORT, opening};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{Must as _, World, again, must_fail, new_run, open_one, pass, session};
+use crate::fixture::{Must as _, World, again, must_fail, new_run, open_one, session};
 
 /// While a run of a session is open, no other run of it can be opened; another session's can.
 pub async fn a_session_has_one_open_run(h: &Harness) -> Outcome {
@@ -69,7 +67,7 @@ pub async fn an_expired_lease_can_be_taken_over(h: &Harness) -> Outcome {
         assert_eq!(lease.run, run);
         assert!(holder == 0 || lease.fence > fence, "the fence grows with every holder");
         fence = lease.fence;
-        pass(h.clock.as_deref(), SHORT + Duration::from_millis(300)).await;
+        h.outlive().await;
     }
     Passed
 }
@@ -79,7 +77,7 @@ pub async fn a_former_holder_is_fenced_off(h: &Harness) -> Outcome {
     let alice = World::new().user("alice");
     let run = new_run();
     let former = h.runtime().open(&alice, opening(run, &session("s"), SHORT)).await.must("open");
-    pass(h.clock.as_deref(), SHORT + Duration::from_millis(300)).await;
+    h.outlive().await;
     let holder = h.runtime().open(&alice, opening(run, &session("s"), LONG)).await.must("take over");
     let conflict = ErrorKind::Conflict;
     must_fail(h.runtime().renew(&alice, &former, LONG).await, conflict, "renew by a former holder");
@@ -102,7 +100,7 @@ pub async fn a_renewed_lease_stays(h: &Harness) -> Outcome {
     let alice = World::new().user("alice");
     let lease = h.runtime().open(&alice, opening(new_run(), &session("s"), SHORT)).await.must("open");
     h.runtime().renew(&alice, &lease, LONG).await.must("renew");
-    pass(h.clock.as_deref(), SHORT + Duration::from_millis(300)).await;
+    h.outlive().await;
     let other = h.runtime().open(&alice, opening(new_run(), &session("s"), LONG)).await;
     must_fail(other, ErrorKind::Conflict, "opening a session whose lease was renewed");
     h.runtime().renew(&alice, &lease, LONG).await.must("renew again");
@@ -114,7 +112,7 @@ pub async fn another_run_takes_a_session_whose_lease_ran_out(h: &Harness) -> Out
     let alice = World::new().user("alice");
     let lost = new_run();
     h.runtime().open(&alice, opening(lost, &session("s"), SHORT)).await.must("open");
-    pass(h.clock.as_deref(), SHORT + Duration::from_millis(300)).await;
+    h.outlive().await;
     h.open(&alice, new_run(), &session("s")).await;
     Passed
 }

@@ -31,7 +31,8 @@ impl Harness {
         Self { runtime, clock: None, plant: PlantHook::none() }
     }
 
-    /// Says that the runtime reads the time from `clock`, so that leases run out when it is turned.
+    /// Says that leases run out when `clock` is turned, so that cases need not wait. Leave it out where leases follow a
+    /// monotonic clock or a server's.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<ManualClock>) -> Self {
         self.clock = Some(clock);
@@ -55,6 +56,14 @@ impl Harness {
 
     pub(crate) fn shared(&self) -> Arc<dyn Runtime> {
         self.runtime.clone()
+    }
+
+    /// Lets a [`SHORT`] lease run out.
+    pub(crate) async fn outlive(&self) {
+        match &self.clock {
+            Some(clock) => clock.advance(SHORT + Duration::from_millis(300)),
+            None => tokio::time::sleep(SHORT + Duration::from_millis(300)).await,
+        }
     }
 
     pub(crate) async fn open(&self, scope: &Scope, run: RunId, s: &SessionId) -> RunLease {
@@ -113,6 +122,7 @@ crate::case::suite! { $ runtime, runtime_cases, __loomflow_runtime_case,
     ],
     isolation: [
         isolation::the_same_session_of_two_tenants_is_two_sessions,
+        isolation::a_border_between_namespace_and_user_cannot_be_shifted,
         isolation::the_same_run_of_two_tenants_is_two_runs,
         isolation::a_foreign_run_is_not_found,
         isolation::a_foreign_lease_opens_nothing,

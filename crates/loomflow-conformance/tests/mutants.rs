@@ -1,0 +1,227 @@
+//! Every defect that is put into a correct backend is found by the suite: the score is 100 per cent, and a defect that
+//! lets one tenant at another's data is found by an isolation case.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that reports what found each mutant")]
+
+mod reference;
+
+use loomflow_conformance::{Case, Verdict, approvals, audit, ledger, memory, runtime, tool_cache};
+use reference::Bug::{self, *};
+
+/// The first case that finds the defect, an isolation case where one is asked for.
+async fn killer<H: Send + Sync>(
+    cases: &'static [Case<H>],
+    isolation: bool,
+    open: impl Fn() -> H + Send + Sync,
+) -> Option<String> {
+    for case in cases.iter().filter(|case| !isolation || case.is_isolation()) {
+        if let Verdict::Failed(why) = case.verdict(&open()).await {
+            return Some(format!("{case:?}: {why}"));
+        }
+    }
+    None
+}
+
+/// Fails unless the case `name` itself finds the defect: other cases may find it as well, for other reasons.
+async fn must_find<H: Send + Sync>(
+    cases: &'static [Case<H>],
+    open: impl Fn(Bug) -> H + Send + Sync,
+    pairs: &[(Bug, &str)],
+) {
+    for (bug, name) in pairs {
+        let case = cases.iter().find(|case| case.name() == *name).unwrap();
+        let verdict = case.verdict(&open(*bug)).await;
+        assert!(matches!(verdict, Verdict::Failed(_)), "{name} does not find {bug:?}: {verdict:?}");
+    }
+}
+
+async fn hunt<H: Send + Sync>(
+    cases: &'static [Case<H>],
+    open: impl Fn(Bug) -> H + Send + Sync,
+    plain: &[Bug],
+    isolation: &[Bug],
+) {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut survivors = Vec::new();
+    let all = plain.iter().map(|bug| (*bug, false)).chain(isolation.iter().map(|bug| (*bug, true)));
+    for (bug, must_be_isolation) in all {
+        match killer(cases, must_be_isolation, || open(bug)).await {
+            Some(found) => println!("{bug:?} found by {}", found.chars().take(160).collect::<String>()),
+            None => survivors.push(bug),
+        }
+    }
+    let total = plain.len() + isolation.len();
+    println!("{} of {total} mutants found", total - survivors.len());
+    assert!(survivors.is_empty(), "no case finds {survivors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cases_find_what_they_are_named_for() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let pairs = [
+        (SharedStatistics, "ranking_ignores_what_others_wrote"),
+        (CutBeforeFilter, "others_cannot_crowd_a_tenant_out"),
+        (HalfAWrite, "dropped_writes_are_whole_or_absent"),
+        (ForgetKeepsCopies, "everything_goes_everywhere"),
+        (NoFilter, "concurrent_tenants_stay_apart"),
+        (OwnerFromArgument, "a_foreign_episode_trips_history"),
+        (OwnerFromArgument, "a_foreign_block_trips_blocks"),
+        (OwnerFromArgument, "a_foreign_fact_trips_facts"),
+        (OwnerFromArgument, "a_foreign_record_trips_export"),
+        (NoNamespace, "namespaces_are_apart"),
+        (EpochOfEverybody, "erasing_one_does_not_make_the_other_stale"),
+        (AnonymousIsAName, "anonymous_is_nobody_else"),
+    ];
+    must_find(memory::cases(), reference::memory::harness, &pairs).await;
+    let pairs = [
+        (RaceOnReserve, "reserves_at_once_never_exceed_the_global_cap"),
+        (RaceOnReserve, "the_books_balance_under_load"),
+        (DoubleSettle, "closes_at_once_count_once"),
+        (KeyIgnored, "the_same_key_at_once_holds_once"),
+        (KeyIgnored, "dropped_calls_are_whole_or_absent"),
+        (GlobalNotCounted, "the_global_cap_counts_everybody"),
+        (ForgetEverybody, "forgetting_one_leaves_the_other"),
+        (ResetOnClockChange, "turning_the_clock_back_gives_nothing_away"),
+        (LeaseNeverEnds, "an_expired_hold_is_refunded"),
+    ];
+    must_find(ledger::cases(), reference::ledger::harness, &pairs).await;
+    let pairs = [
+        (UsedTwice, "a_decision_is_used_once"),
+        (UsedTwice, "of_concurrent_uses_one_wins"),
+        (DecidedTwice, "a_request_is_decided_once"),
+        (RaceOnDecide, "of_concurrent_decisions_one_wins"),
+        (ExpiryIgnored, "an_expired_request_can_be_neither_decided_nor_used"),
+        (OtherNamespaceDecides, "an_approver_of_another_namespace_is_a_stranger"),
+    ];
+    must_find(approvals::cases(), reference::approvals::harness, &pairs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_memory_mutant_is_found() {
+    hunt(
+        memory::cases(),
+        reference::memory::harness,
+        &[
+            TiesOldestFirst,
+            ForgetKeepsCopies,
+            ForgetKeepsStatistics,
+            ForgetSessionTakesSharedFacts,
+            RememberTwice,
+            RememberReplaces,
+            HistorySplitsEpisodes,
+            SessionsByPrefix,
+            LateFactWins,
+            HalfAWrite,
+        ],
+        &[
+            CaseFold,
+            PrefixMatch,
+            LikePattern,
+            Truncate,
+            NoDelimiter,
+            NoNamespace,
+            AnonymousIsAName,
+            NoFilter,
+            OwnerFromArgument,
+            DropForeign,
+            ExportEverybody,
+            ProfileOfEverybody,
+            SharedStatistics,
+            CutBeforeFilter,
+            EpochIgnored,
+            EpochOfEverybody,
+            EpochOnlyOfKnown,
+            EpochGoesBack,
+            EpochNotByParts,
+            ForgetEverybody,
+            RunIdsAreGlobal,
+            FactsEndForeignFacts,
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_ledger_mutant_is_found() {
+    hunt(
+        ledger::cases(),
+        reference::ledger::harness,
+        &[
+            DoubleSettle,
+            RaceOnReserve,
+            KeyIgnored,
+            UnknownPriceIsFree,
+            ExcessIsLost,
+            BelowMinimum,
+            LeaseNeverEnds,
+            SentLeaseRefunds,
+            EstimateStays,
+            WarnsAlways,
+            RefundIsCounted,
+            GlobalNotCounted,
+            ResetOnClockChange,
+        ],
+        &[
+            CaseFold,
+            Truncate,
+            NoDelimiter,
+            NoNamespace,
+            AnonymousIsAName,
+            ForeignClose,
+            ForeignSent,
+            RunsAreShared,
+            KeysAreShared,
+            ForgetResetsQuota,
+            ForgetEverybody,
+            ExportEverybody,
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_approvals_mutant_is_found() {
+    hunt(
+        approvals::cases(),
+        reference::approvals::harness,
+        &[UsedTwice, DecidedTwice, ExpiryIgnored, BindingIgnored, VersionIgnored, RaceOnDecide],
+        &[
+            CaseFold,
+            Truncate,
+            NoDelimiter,
+            NoNamespace,
+            AnonymousIsAName,
+            OwnerFromArgument,
+            StrangerDecides,
+            LookAlikeDecides,
+            OtherNamespaceDecides,
+            RequesterDecides,
+            ApproverUses,
+            IdTakenOver,
+            ListsEverybody,
+            ExportEverybody,
+            EpochIgnored,
+            ForgetEverybody,
+            ForgetTakesApprovers,
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_mutant_of_the_others_is_found() {
+    let partition =
+        [CaseFold, Truncate, NoNamespace, NoDelimiter, ForgetEverybody, OwnerFromArgument, NoFilter];
+    hunt(
+        audit::cases(),
+        reference::others::log,
+        &[],
+        &[&partition[..], &[PrefixMatch, LikePattern]].concat(),
+    )
+    .await;
+    let more = [EpochIgnored, KeysAreShared, ForeignClose];
+    let plain = [LeaseNeverEnds, RememberReplaces];
+    hunt(runtime::cases(), reference::others::journal, &plain, &[&partition[..], &more].concat()).await;
+    let cache = [CaseFold, Truncate, NoNamespace, NoDelimiter, ForgetEverybody, EpochIgnored];
+    hunt(tool_cache::cases(), reference::others::cache, &[], &cache).await;
+}

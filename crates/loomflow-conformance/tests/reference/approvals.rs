@@ -1,0 +1,287 @@
+//! A naive approval store: requests in a list, and one bell for everybody who waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use loomflow_conformance::approvals::Harness;
+use loomflow_core::{
+    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Epoch,
+    Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Result, Scope, TenantData,
+    Timestamp, UserId, export_from,
+};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::{Bug, key};
+
+#[derive(Clone, Debug)]
+struct Row {
+    /// The partition it is filed under; what `owner` says is what the row says.
+    filed: String,
+    owner: Owner,
+    request: ApprovalRequest,
+    state: ApprovalState,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: Vec<Row>,
+    epochs: HashMap<String, Epoch>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Approvals {
+    bug: Bug,
+    state: Mutex<State>,
+    bell: Notify,
+}
+
+pub(crate) fn harness(bug: Bug) -> Harness {
+    let store = Arc::new(Approvals { bug, state: Mutex::default(), bell: Notify::new() });
+    let raw = store.clone();
+    Harness::new(store).with_plant(move |order| {
+        let raw = raw.clone();
+        async move {
+            let filed = key(raw.bug, order.scope.owner());
+            let (owner, request) = (order.foreign, order.record);
+            raw.state.lock().unwrap().rows.push(Row { filed, owner, request, state: ApprovalState::Pending });
+            Ok(())
+        }
+    })
+}
+
+fn not_found() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such request")
+}
+
+fn conflict() -> Error {
+    Error::new(ErrorKind::Conflict, "the request cannot be decided or used")
+}
+
+impl Approvals {
+    fn may_decide(&self, row: &Row, scope: &Scope) -> bool {
+        let (request, decider) = (&row.request, scope.owner());
+        match self.bug {
+            Bug::StrangerDecides => true,
+            Bug::LookAlikeDecides => {
+                decider.user_id().is_some_and(|user| {
+                    request
+                        .approvers
+                        .iter()
+                        .any(|a| a.as_str().to_lowercase() == user.as_str().to_lowercase())
+                }) || request.may_decide(&row.owner, decider)
+            }
+            Bug::OtherNamespaceDecides => {
+                decider.user_id().is_some_and(|user| request.approvers.contains(user))
+                    || request.may_decide(&row.owner, decider)
+            }
+            _ => request.may_decide(&row.owner, decider),
+        }
+    }
+
+    fn own(&self, row: &Row, scope: &Scope) -> bool {
+        row.filed == key(self.bug, scope.owner())
+    }
+
+    fn show(&self, row: &Row, scope: &Scope, now: Timestamp) -> Owned<Approval> {
+        let mut state = row.state.clone();
+        let over = now >= row.request.expires_at && self.bug != Bug::ExpiryIgnored;
+        if over && state != ApprovalState::Consumed {
+            state = ApprovalState::Expired;
+        }
+        let owner = match self.bug {
+            Bug::OwnerFromArgument if self.own(row, scope) => scope.owner().clone(),
+            _ => row.owner.clone(),
+        };
+        Owned::new(owner, Approval::new(row.request.clone(), state))
+    }
+
+    fn record(
+        &self,
+        scope: &Scope,
+        id: ApprovalId,
+        state: ApprovalState,
+        now: Timestamp,
+        handler: bool,
+    ) -> Result<()> {
+        let mut guard = self.state.lock().unwrap();
+        let theirs = |row: &&mut Row| {
+            row.request.id == id && (self.own(row, scope) || (!handler && self.may_decide(row, scope)))
+        };
+        let row = guard.rows.iter_mut().find(theirs).ok_or_else(not_found)?;
+        if row.owner != *scope.owner() && self.own(row, scope) && self.bug != Bug::OwnerFromArgument {
+            return Err(Error::new(ErrorKind::IsolationViolation, "a foreign row"));
+        }
+        if !handler && !self.may_decide(row, scope) && self.bug != Bug::RequesterDecides {
+            return Err(Error::new(ErrorKind::Denied, "the requester may not decide"));
+        }
+        let late = now >= row.request.expires_at && self.bug != Bug::ExpiryIgnored;
+        if late || (row.state != ApprovalState::Pending && self.bug != Bug::DecidedTwice) {
+            return Err(conflict());
+        }
+        row.state = state;
+        drop(guard);
+        self.bell.notify_waiters();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TenantData for Approvals {
+    fn store_name(&self) -> &str {
+        "approvals:reference"
+    }
+
+    async fn epoch(&self, scope: &Scope) -> Result<Epoch> {
+        let state = self.state.lock().unwrap();
+        Ok(state.epochs.get(&key(self.bug, scope.owner())).copied().unwrap_or_default())
+    }
+
+    async fn export(&self, scope: &Scope) -> Result<ExportStream> {
+        let state = self.state.lock().unwrap();
+        let mut items = Vec::new();
+        for row in &state.rows {
+            if self.own(row, scope) || self.bug == Bug::ExportEverybody {
+                let data = json!({ "id": row.request.id, "arguments": *row.request.arguments });
+                let owner =
+                    if self.bug == Bug::ExportEverybody { scope.owner().clone() } else { row.owner.clone() };
+                items.push(Owned::new(owner, ExportItem::new("approval", data)));
+            }
+        }
+        Ok(export_from(items))
+    }
+
+    async fn forget(&self, scope: &Scope, _what: &Erase) -> Result<Erased> {
+        let mut state = self.state.lock().unwrap();
+        let before = state.rows.len();
+        state.rows.retain(|row| {
+            let approver = self.bug == Bug::ForgetTakesApprovers && self.may_decide(row, scope);
+            !(self.own(row, scope) || approver || self.bug == Bug::ForgetEverybody)
+        });
+        let gone = before - state.rows.len();
+        let stored = state.epochs.entry(key(self.bug, scope.owner())).or_default();
+        *stored = scope.epoch().max(*stored);
+        Ok(Erased::new(self.store_name()).with_count("approval", gone as u64))
+    }
+}
+
+#[async_trait]
+impl ApprovalStore for Approvals {
+    async fn create(&self, scope: &Scope, request: ApprovalRequest) -> Result<()> {
+        let stored = self.epoch(scope).await?;
+        if self.bug != Bug::EpochIgnored {
+            scope.check_epoch(stored, "create")?;
+        }
+        let mut state = self.state.lock().unwrap();
+        if self.bug == Bug::IdTakenOver {
+            state.rows.retain(|row| row.request.id != request.id);
+        } else if state.rows.iter().any(|row| row.request.id == request.id) {
+            return Err(conflict());
+        }
+        let filed = key(self.bug, scope.owner());
+        state.rows.push(Row { filed, owner: scope.owner().clone(), request, state: ApprovalState::Pending });
+        Ok(())
+    }
+
+    async fn get(&self, scope: &Scope, id: ApprovalId, now: Timestamp) -> Result<Owned<Approval>> {
+        let state = self.state.lock().unwrap();
+        let seen = |row: &&Row| row.request.id == id && (self.own(row, scope) || self.may_decide(row, scope));
+        state.rows.iter().find(seen).map(|row| self.show(row, scope, now)).ok_or_else(not_found)
+    }
+
+    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+        let state = self.state.lock().unwrap();
+        let all = self.bug == Bug::ListsEverybody;
+        let mut rows: Vec<&Row> = state
+            .rows
+            .iter()
+            .filter(|row| all || self.own(row, scope) || self.may_decide(row, scope))
+            .filter(|row| row.state == ApprovalState::Pending)
+            .filter(|row| now < row.request.expires_at || self.bug == Bug::ExpiryIgnored)
+            .collect();
+        rows.sort_by_key(|row| row.request.requested_at);
+        Ok(rows.into_iter().map(|row| self.show(row, scope, now)).collect())
+    }
+
+    async fn decide(
+        &self,
+        scope: &Scope,
+        id: ApprovalId,
+        decision: ApprovalDecision,
+        now: Timestamp,
+    ) -> Result<()> {
+        if self.bug == Bug::RaceOnDecide {
+            let theirs = |row: &&Row| row.request.id == id && self.may_decide(row, scope);
+            let open = |row: &Row| row.state == ApprovalState::Pending && now < row.request.expires_at;
+            if !self.state.lock().unwrap().rows.iter().find(theirs).map(open).ok_or_else(not_found)? {
+                return Err(conflict());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            let mut state = self.state.lock().unwrap();
+            let by = scope.user_id().cloned();
+            if let Some(row) = state.rows.iter_mut().find(|row| row.request.id == id) {
+                row.state = ApprovalState::Decided { decision, by };
+            }
+            return Ok(());
+        }
+        let by = scope.user_id().cloned();
+        self.record(scope, id, ApprovalState::Decided { decision, by }, now, false)
+    }
+
+    async fn decide_by_handler(
+        &self,
+        scope: &Scope,
+        id: ApprovalId,
+        decision: ApprovalDecision,
+        by: Option<UserId>,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.record(scope, id, ApprovalState::Decided { decision, by }, now, true)
+    }
+
+    async fn consume(
+        &self,
+        scope: &Scope,
+        id: ApprovalId,
+        binding: Digest,
+        policy_version: u64,
+        now: Timestamp,
+    ) -> Result<(ApprovalDecision, Option<UserId>)> {
+        let mut state = self.state.lock().unwrap();
+        let theirs = |row: &&mut Row| {
+            let approver = self.bug == Bug::ApproverUses && self.may_decide(row, scope);
+            row.request.id == id && (self.own(row, scope) || approver)
+        };
+        let row = state.rows.iter_mut().find(theirs).ok_or_else(not_found)?;
+        let request = &row.request;
+        let other_call = request.digest != binding && self.bug != Bug::BindingIgnored;
+        let other_policy = request.policy_version != policy_version && self.bug != Bug::VersionIgnored;
+        let late = now >= request.expires_at && self.bug != Bug::ExpiryIgnored;
+        let ApprovalState::Decided { decision, by } = &row.state else { return Err(conflict()) };
+        if other_call || other_policy || late {
+            return Err(conflict());
+        }
+        let answer = (decision.clone(), by.clone());
+        if self.bug != Bug::UsedTwice {
+            row.state = ApprovalState::Consumed;
+        }
+        Ok(answer)
+    }
+
+    async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()> {
+        let bell = self.bell.notified();
+        tokio::pin!(bell);
+        bell.as_mut().enable();
+        let pending = {
+            let state = self.state.lock().unwrap();
+            let mine = |row: &&Row| row.request.id == id && self.own(row, scope);
+            let row = state.rows.iter().find(mine).ok_or_else(not_found)?;
+            row.state == ApprovalState::Pending
+        };
+        if pending {
+            bell.await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Naive, correct backends that the suites are tried on, and the defects that can be put into them.
+//!
+//! Everything is a flat list under one lock, scanned for every question: slow, and easy to see to be right.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub(crate) mod approvals;
+pub(crate) mod ledger;
+pub(crate) mod memory;
+pub(crate) mod others;
+
+use loomflow_core::{Identity, Owner};
+
+/// A defect of a backend. `Clean` is the correct one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    Clean,
+    // How a partition becomes a key.
+    CaseFold,
+    PrefixMatch,
+    LikePattern,
+    Truncate,
+    NoDelimiter,
+    NoNamespace,
+    AnonymousIsAName,
+    // Whose a record is.
+    NoFilter,
+    OwnerFromArgument,
+    DropForeign,
+    ExportEverybody,
+    ProfileOfEverybody,
+    // Ranking.
+    SharedStatistics,
+    CutBeforeFilter,
+    TiesOldestFirst,
+    // Erasure.
+    EpochIgnored,
+    EpochOfEverybody,
+    EpochOnlyOfKnown,
+    EpochGoesBack,
+    EpochNotByParts,
+    ForgetEverybody,
+    ForgetKeepsCopies,
+    ForgetKeepsStatistics,
+    ForgetSessionTakesSharedFacts,
+    // Memory's own.
+    RememberTwice,
+    RememberReplaces,
+    RunIdsAreGlobal,
+    HistorySplitsEpisodes,
+    SessionsByPrefix,
+    FactsEndForeignFacts,
+    LateFactWins,
+    HalfAWrite,
+    // Ledger.
+    DoubleSettle,
+    RaceOnReserve,
+    ForeignClose,
+    ForeignSent,
+    RunsAreShared,
+    KeysAreShared,
+    KeyIgnored,
+    ForgetResetsQuota,
+    UnknownPriceIsFree,
+    ExcessIsLost,
+    BelowMinimum,
+    LeaseNeverEnds,
+    SentLeaseRefunds,
+    EstimateStays,
+    WarnsAlways,
+    RefundIsCounted,
+    GlobalNotCounted,
+    ResetOnClockChange,
+    // Approvals.
+    UsedTwice,
+    DecidedTwice,
+    StrangerDecides,
+    LookAlikeDecides,
+    OtherNamespaceDecides,
+    RequesterDecides,
+    ApproverUses,
+    ExpiryIgnored,
+    BindingIgnored,
+    VersionIgnored,
+    IdTakenOver,
+    ListsEverybody,
+    RaceOnDecide,
+    ForgetTakesApprovers,
+}
+
+/// The key of a partition, as this backend makes it.
+pub(crate) fn key(bug: Bug, owner: &Owner) -> String {
+    let user = match owner.identity() {
+        Identity::User(id) => id.as_str().to_owned(),
+        Identity::Anonymous if bug == Bug::AnonymousIsAName => "anonymous".to_owned(),
+        Identity::Anonymous => "\0".to_owned(),
+    };
+    let namespace = owner.namespace();
+    match bug {
+        Bug::CaseFold => format!("{namespace}\n{}", user.to_lowercase()),
+        Bug::Truncate => format!("{namespace}\n{}", user.chars().take(64).collect::<String>()),
+        Bug::NoDelimiter => format!("{namespace}{user}"),
+        Bug::NoNamespace => user,
+        _ => format!("{namespace}\n{user}"),
+    }
+}
+
+/// Whether a row under `stored` is found by a question of `asked`.
+pub(crate) fn found(bug: Bug, stored: &str, asked: &str) -> bool {
+    match bug {
+        Bug::NoFilter => true,
+        Bug::PrefixMatch => stored.starts_with(asked),
+        Bug::LikePattern => like(asked.as_bytes(), stored.as_bytes()),
+        _ => stored == asked,
+    }
+}
+
+/// SQL's LIKE, which somebody used where `=` was meant.
+fn like(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'%', rest)), _) => like(rest, text) || (!text.is_empty() && like(pattern, &text[1..])),
+        (Some((b'_', rest)), Some((_, tail))) => like(rest, tail),
+        (Some((p, rest)), Some((t, tail))) => p == t && like(rest, tail),
+        _ => false,
+    }
+}
