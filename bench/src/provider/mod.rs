@@ -1,0 +1,11 @@
+//! The provider at the other end: model doubles that keep an invoice of their own.
+//!
+//! Nothing here shares a counter or a counting function with the ledger or with core. What a double tells core before a
+//! call (`count_tokens`, `count_output`) and what it writes on the invoice are two implementations, so that a
+//! disagreement anywhere shows as a mismatch.
+
+mod fixed;
+mod invoice;
+
+pub use fixed::{FixedModel, INPUT_TOKENS, OUTPUT_TOKENS};
+pub use invoice::{Account, Invoice};
