@@ -160,12 +160,16 @@ impl Args {
         only("audit", &self.audit, "inmemory")?;
         only("runtime", &self.runtime, "inproc")?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
-            return Err("--fault needs a driver that was built for it: add `--features fault-injection`, or use \
+            return Err(
+                "--fault needs a driver that was built for it: add `--features fault-injection`, or use \
                         `cargo xtask bench-tenants --fault ...`, which does"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         if self.fault.is_some() && self.profile != Profile::Full {
-            return Err("--fault needs the profile full: the others do not look for what it breaks".to_owned());
+            return Err(
+                "--fault needs the profile full: the others do not look for what it breaks".to_owned()
+            );
         }
         let full = self.profile == Profile::Full;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -227,9 +231,14 @@ mod tests {
     fn other_stores_are_refused_without_repeating_the_url() {
         for flag in ["--memory", "--ledger", "--audit", "--runtime"] {
             let error = resolve(&[flag, "postgres://u:hunter2@h/d"]).unwrap_err();
-            assert!(error.contains(&flag[2..]) && error.contains("in") && !error.contains("hunter2"), "{error}");
+            assert!(
+                error.contains(&flag[2..]) && error.contains("in") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
-        for bad in [&["--users", "0"][..], &["--concurrency", "0"], &["--concurrency", "some"], &["--turns", "0"]] {
+        for bad in
+            [&["--users", "0"][..], &["--concurrency", "0"], &["--concurrency", "some"], &["--turns", "0"]]
+        {
             assert!(resolve(bad).is_err(), "{bad:?}");
         }
     }

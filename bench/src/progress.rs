@@ -19,7 +19,8 @@ impl Progress {
     pub fn new(runs: u64, quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(runs), target);
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} runs  {per_sec}  {elapsed} ({eta} left)");
+        let style =
+            ProgressStyle::with_template("{bar:40} {pos}/{len} runs  {per_sec}  {elapsed} ({eta} left)");
         if let Ok(style) = style {
             bar.set_style(style);
         }

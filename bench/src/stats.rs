@@ -74,7 +74,8 @@ impl Fit {
         let n = samples.len() as f64;
         let points: Vec<(f64, f64)> =
             samples.iter().map(|s| (s.users as f64, s.rss as f64 - s.audit as f64)).collect();
-        let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
+        let (mx, my) =
+            (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
         let (mut sxx, mut sxy, mut syy) = (0.0, 0.0, 0.0);
         for (x, y) in &points {
             sxx += (x - mx) * (x - mx);
