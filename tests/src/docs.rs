@@ -14,4 +14,6 @@ macro_rules! docs {
     };
 }
 
-docs! {}
+docs! {
+    Readme = "../../README.md",
+}

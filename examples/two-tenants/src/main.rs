@@ -73,14 +73,12 @@ async fn main() -> Result<()> {
     let receipt = bob.forget(Erase::everything()).await?;
     for line in &receipt.stores {
         let counts: Vec<String> =
-            line.counts.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{n} {kind}")).collect();
-        let kept = line.retained.join("; ");
-        println!(
-            "  {:<20} erased: {:<12} {}",
-            line.store,
-            if counts.is_empty() { "nothing".into() } else { counts.join(", ") },
-            kept
-        );
+            line.counts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect();
+        let erased = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
+        println!("  {:<19} erased: {erased}", line.store);
+        for why in &line.retained {
+            println!("  {:<19} kept:   {why}", "");
+        }
     }
     for (name, tenant) in [("alice", &alice), ("bob", &bob)] {
         let profile = tenant.memory().await?.profile().await?;
