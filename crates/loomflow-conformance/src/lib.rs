@@ -37,7 +37,6 @@
 //! }
 //!
 //! loomflow_conformance::memory!(fresh);
-//! # assert!(memory::cases().iter().any(|case| case.is_isolation()));
 //! # fn main() {}
 //! ```
 //!

@@ -6,7 +6,7 @@ use loomflow_core::{
     BudgetConfig, Charge, Entity, Erase, ErrorKind, Hold, HoldKey, RefusalReason, Reserve, Scope,
 };
 
-use super::{Harness, key, used};
+use super::{Harness, Instance, key, used};
 use crate::Outcome::{self, Passed};
 use crate::fixture::{Must as _, World, canary, export, export_text, must_fail, named, new_run};
 use crate::naughty;
@@ -33,9 +33,22 @@ pub async fn hostile_users_spend_their_own(h: &Harness) -> Outcome {
     Passed
 }
 
-/// Two namespaces share neither a user's quota nor the cap for everybody.
+/// One user in two namespaces has two quotas.
 pub async fn namespaces_spend_their_own(h: &Harness) -> Outcome {
-    let l = h.open(BudgetConfig::new().per_user_max_tokens(100).max_tokens(100)).await;
+    let l = h.open(BudgetConfig::new().per_user_max_tokens(100)).await;
+    must_be_apart(&l).await;
+    Passed
+}
+
+/// The cap for everybody counts one namespace: an application does not use up another's on a shared ledger.
+pub async fn the_global_cap_counts_one_namespace(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new().max_tokens(100)).await;
+    must_be_apart(&l).await;
+    Passed
+}
+
+/// Spends a whole cap of 100 in each of several namespaces.
+async fn must_be_apart(l: &Instance) {
     let world = World::new();
     for namespace in [world.beside("-1"), world.beside("-10"), world.beside("-A"), world.beside("-a"), world]
     {
@@ -43,7 +56,6 @@ pub async fn namespaces_spend_their_own(h: &Harness) -> Outcome {
         assert_eq!(l.usage(&alice).await.used.total_tokens(), 0, "nothing of another namespace is counted");
         l.spend(&alice, 60, 40).await;
     }
-    Passed
 }
 
 /// The border between namespace and user cannot be moved: `a` + `b:c` spends nothing of `a:b` + `c`.

@@ -206,6 +206,7 @@ crate::case::suite! { $ ledger, ledger_cases, __loomflow_ledger_case,
     isolation: [
         isolation::hostile_users_spend_their_own,
         isolation::namespaces_spend_their_own,
+        isolation::the_global_cap_counts_one_namespace,
         isolation::a_border_between_namespace_and_user_cannot_be_shifted,
         isolation::the_same_run_of_two_users_is_two_runs,
         isolation::a_foreign_hold_is_not_found,
