@@ -6,12 +6,21 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod config;
+pub mod draw;
+#[cfg(feature = "fault-injection")]
+mod fault;
 pub mod fixed;
+pub mod full;
 pub mod machine;
 pub mod meter;
+pub mod plan;
+pub mod population;
 pub mod progress;
 pub mod provider;
 pub mod report;
 pub mod stats;
 pub mod system;
+pub mod watch;
+pub mod witness;

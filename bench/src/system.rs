@@ -2,20 +2,27 @@
 //! decided here and nowhere else.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Agent, BudgetConfig, Effect, IntoShared, Model, PermittedCall, Result, RunContext, Tool, ToolOutcome,
-    ToolSpec,
+    Agent, AgentBuilder, AuditLog, BudgetConfig, Effect, HasModel, IntoShared, Ledger, MemoryStore, Model,
+    PermittedCall, Permissions, Result, RetryPolicy, RunContext, Runtime, Tool, ToolOutcome, ToolSpec,
 };
 use loomflow_local::{
-    InMemoryAuditLog, InMemoryMemory, MemoryConfig, PermissionMode, StandardBudget, StandardPermissions,
+    HashEmbedder, InMemoryAuditLog, InMemoryMemory, InProcRuntime, MemoryConfig, PerUserPermissions,
+    PermissionMode, StandardBudget, StandardPermissions,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Config, Profile};
 use crate::meter::AuditBytes;
+use crate::population::Population;
+use crate::provider::{Invoice, MeteredEmbedder};
+use crate::watch::Watch;
+use crate::witness::{CanaryTool, PolicyCounts, PolicyWitness, TelemetryWitness};
 
 /// The most tokens a tenant of the comparison may use: the peers' driver sets the same.
 const PER_USER_TOKENS: u64 = 10_000_000;
@@ -129,4 +136,128 @@ impl Tool for Add {
             Err(error) => error.into(),
         }
     }
+}
+
+/// What the profile `full` runs on.
+#[non_exhaustive]
+pub struct FullSystem {
+    /// The agent that all tenants share.
+    pub agent: Agent,
+    /// The same parts with a deadline that nobody can meet who waits for a provider that stalls.
+    pub hurried: Agent,
+    /// The audit log, as the agents see it.
+    pub audit: Arc<dyn AuditLog>,
+    /// How many bytes the log takes.
+    pub audit_bytes: AuditBytes,
+    /// The names of the stores.
+    pub stores: Stores,
+}
+
+impl std::fmt::Debug for FullSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FullSystem({:?})", self.stores)
+    }
+}
+
+/// The driver's own doubles, which the system is built around.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Doubles {
+    /// The provider.
+    pub model: Arc<dyn Model>,
+    /// The population, for whoever must tell tenants apart.
+    pub people: Arc<Population>,
+    /// The watch.
+    pub watch: Arc<Watch>,
+    /// The invoice.
+    pub invoice: Arc<Invoice>,
+    /// Counts what telemetry is told.
+    pub telemetry: Arc<TelemetryWitness>,
+    /// Counts what the policy decides.
+    pub policy: Arc<PolicyCounts>,
+    /// Counts tool calls.
+    pub tool_calls: Arc<AtomicU64>,
+}
+
+/// How long a run may take that is given too little time.
+const HURRY: Duration = Duration::from_millis(20);
+/// The most tokens of a reply in the profile `full`: every reply fits, and a nearly exhausted budget cuts it.
+const REPLY_TOKENS: u64 = 32;
+/// What a tenant may use per turn in the profile `full`: enough for most, too little for those who talk a lot.
+const TOKENS_PER_TURN: u64 = 1_200;
+
+/// The agents of the profile `full`, over one set of stores.
+///
+/// # Errors
+///
+/// When the parts do not fit together, which is a defect of the driver.
+pub fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
+    let users = config.users.saturating_mul(2).max(16);
+    let memory = InMemoryMemory::with_config(&MemoryConfig::new().with_max_users(users).with_max_bytes(None));
+    let cap = TOKENS_PER_TURN.saturating_mul(config.turns as u64);
+    let budget = StandardBudget::new(BudgetConfig::new().per_user_max_tokens(cap).max_users(users))?;
+    let log = Arc::new(InMemoryAuditLog::new().with_capacity(capacity(config)));
+    let parts = Parts {
+        memory: Arc::new(memory),
+        ledger: Arc::new(budget),
+        audit: log.clone(),
+        runtime: Arc::new(InProcRuntime::with_max_open_runs(users.saturating_mul(2))),
+    };
+    #[cfg(feature = "fault-injection")]
+    let parts = crate::fault::inject(config.fault, parts);
+    let policy: Arc<dyn Permissions> =
+        Arc::new(PolicyWitness::new(policies(&doubles.people)?, doubles.policy.clone()));
+    Ok(FullSystem {
+        agent: agent(doubles, &parts, &policy)?.build()?,
+        hurried: agent(doubles, &parts, &policy)?.run_timeout(HURRY).build()?,
+        audit: parts.audit,
+        audit_bytes: audit_bytes(Some(&log)),
+        stores: Stores { memory: "inmemory", ledger: "inmemory", audit: "inmemory", runtime: "inproc" },
+    })
+}
+
+/// The stores that several agents share.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) memory: Arc<dyn MemoryStore>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) audit: Arc<dyn AuditLog>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+}
+
+fn agent(doubles: &Doubles, parts: &Parts, policy: &Arc<dyn Permissions>) -> Result<AgentBuilder<HasModel>> {
+    let (people, watch) = (&doubles.people, &doubles.watch);
+    let embedder =
+        MeteredEmbedder::new(HashEmbedder::new(), people.clone(), watch.clone(), doubles.invoice.clone());
+    let tool = |name, effect| {
+        CanaryTool::new(name, effect, people.clone(), watch.clone(), doubles.tool_calls.clone())
+    };
+    let retry = RetryPolicy::new(3, Duration::from_millis(1), Duration::from_millis(5));
+    Ok(Agent::builder("You keep what you are told to yourself.")
+        .model(doubles.model.clone())
+        .embedder(embedder)
+        .memory(parts.memory.clone())
+        .budget(parts.ledger.clone())
+        .audit_log(parts.audit.clone())
+        .runtime(parts.runtime.clone())
+        .permissions(policy.clone())
+        .telemetry(doubles.telemetry.clone())
+        .tool(tool("lookup", Effect::Read)?)
+        .tool(tool("keep", Effect::Write)?)
+        .max_output_tokens(REPLY_TOKENS)
+        .retry(retry))
+}
+
+/// Most may do everything, some may not look anything up, and some would have to ask before they keep anything.
+fn policies(people: &Population) -> Result<PerUserPermissions> {
+    let mut all = PerUserPermissions::new(StandardPermissions::accept_edits());
+    for place in 0..people.len() {
+        let Some(user) = people.tenant(place).user.clone() else { continue };
+        all = match place % 10 {
+            3 => all.policy(user, StandardPermissions::accept_edits().denied_tools(["lookup"])?),
+            7 => all.policy(user, StandardPermissions::new(PermissionMode::Default)),
+            _ => all,
+        };
+    }
+    Ok(all)
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use loomflow_bench::config::{Args, Config, Profile};
-use loomflow_bench::fixed;
+use loomflow_bench::{fixed, full};
 use loomflow_bench::progress::Progress;
 use loomflow_bench::report::Report;
 
@@ -38,7 +38,7 @@ fn drive(args: &Args, config: Config) -> Result<Report, String> {
     let progress = Progress::new((config.users * config.turns) as u64, config.quiet);
     let report = runtime.block_on(async {
         match config.profile {
-            Profile::Full => Err("the profile full is not there yet".to_owned()),
+            Profile::Full => full::run(&config, &progress).await.map(|(report, _)| report).map_err(|e| e.to_string()),
             _ => fixed::run(&config, &progress).await.map_err(|e| e.to_string()),
         }
     })?;

@@ -4,8 +4,12 @@
 //! call (`count_tokens`, `count_output`) and what it writes on the invoice are two implementations, so that a
 //! disagreement anywhere shows as a mismatch.
 
+mod embedder;
 mod fixed;
 mod invoice;
+mod metered;
 
+pub use embedder::MeteredEmbedder;
 pub use fixed::{FixedModel, INPUT_TOKENS, OUTPUT_TOKENS};
 pub use invoice::{Account, Invoice};
+pub use metered::MeteredModel;
