@@ -52,7 +52,14 @@ struct Asked<'w> {
 }
 
 impl<'w> Asked<'w> {
-    fn new(world: &'w World, tenant: usize, turn: usize, plan: &Plan, session: &'w str, first: usize) -> Self {
+    fn new(
+        world: &'w World,
+        tenant: usize,
+        turn: usize,
+        plan: &Plan,
+        session: &'w str,
+        first: usize,
+    ) -> Self {
         let said = canary(world, tenant, turn, first);
         let mut input = format!("please remember {said} as the word of turn {turn}");
         if world.people.tenant(tenant).chatty {
