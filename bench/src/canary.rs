@@ -83,7 +83,8 @@ impl Canaries {
     pub fn search(&self, tenant: usize, bytes: &[u8]) -> Found {
         let mut found = Found::default();
         for hit in self.finder.find_iter(bytes) {
-            let text = bytes.get(hit.end()..hit.end() + RANDOM).and_then(|t| <[u8; RANDOM]>::try_from(t).ok());
+            let text =
+                bytes.get(hit.end()..hit.end() + RANDOM).and_then(|t| <[u8; RANDOM]>::try_from(t).ok());
             let Some(at) = text.and_then(|text| self.known.get(&text).copied()) else {
                 found.foreign += 1;
                 continue;

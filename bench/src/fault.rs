@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, Capabilities, Charge, Epoch,
-    EpisodeId, EpisodeMatch, Erase, Erased, ExportStream, FactStore, HistoryLimit, Hold, HoldId, Ledger, Limits,
-    MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, Owned, Owner, PutBlock, RecallQuery, Reserve,
-    Result, RunId, Scope, SessionId, Settled, TenantData, Usage, UsageReport,
+    AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, Capabilities, Charge,
+    EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ExportStream, FactStore, HistoryLimit, Hold, HoldId,
+    Ledger, Limits, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, Owned, Owner, PutBlock,
+    RecallQuery, Reserve, Result, RunId, Scope, SessionId, Settled, TenantData, Usage, UsageReport,
 };
 use parking_lot::Mutex;
 

@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::provider::FixedModel;
 use crate::report::{Audit, Budget, Endings, Isolation, Report};
 use crate::stats::Latency;
-use crate::system::{self, FixedSystem};
+use crate::system::{self, Dump, FixedSystem};
 
 /// How many tenants are looked at after the timed part, at most.
 const LOOKED_AT: usize = 100;
@@ -25,7 +25,7 @@ const LOOKED_AT: usize = 100;
 /// # Errors
 ///
 /// Whatever a run fails with: none may.
-pub async fn run(config: &Config, progress: &Progress) -> Result<Report> {
+pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)> {
     let uses_tool = config.profile == Profile::Tool;
     let model = Arc::new(FixedModel::new(config.users, uses_tool));
     let system = system::fixed(config, model.clone())?;
@@ -55,7 +55,7 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<Report> {
         report.failures.push(format!("{turns} model calls were made and must be {calls}"));
     }
     report.judge();
-    Ok(report)
+    Ok((report, system.dump()))
 }
 
 async fn closed_loop(

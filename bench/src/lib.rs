@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod baseline;
 pub mod canary;
 pub mod config;
 pub mod draw;
@@ -13,6 +14,7 @@ pub mod draw;
 mod fault;
 pub mod fixed;
 pub mod full;
+pub mod html;
 pub mod machine;
 pub mod meter;
 pub mod plan;
@@ -22,5 +24,6 @@ pub mod provider;
 pub mod report;
 pub mod stats;
 pub mod system;
+pub mod table;
 pub mod watch;
 pub mod witness;

@@ -168,7 +168,9 @@ mod tests {
     fn a_smoke_run_does_everything_there_is() {
         let plans: Vec<_> = (0..200).flat_map(|t| (0..5).map(move |n| Plan::of(1, t, n))).collect();
         let some = |what: fn(&Plan) -> bool| plans.iter().any(what);
-        assert!(some(|p| p.forget) && some(|p| p.export) && some(|p| p.beside) && some(|p| p.script.tools == 2));
+        assert!(
+            some(|p| p.forget) && some(|p| p.export) && some(|p| p.beside) && some(|p| p.script.tools == 2)
+        );
         assert!(some(|p| p.act == Act::Hurry) && some(|p| p.act == Act::Structured));
         for (_, trouble) in TROUBLES {
             assert!(plans.iter().any(|p| p.script.trouble == trouble), "{trouble:?}");

@@ -39,10 +39,10 @@ impl Population {
             tenant.chatty = place % CHATTY == 5;
             let name = tenant.user.as_ref().map_or("", UserId::as_str);
             // The same session name in many partitions, and one that looks like somebody else's.
-            tenant.session = if place % 2 == 0 || name.len() > 200 { "main".into() } else { format!("{name}-s") };
+            tenant.session =
+                if place % 2 == 0 || name.len() > 200 { "main".into() } else { format!("{name}-s") };
         }
-        let by_name =
-            tenants.iter().enumerate().filter_map(|(at, t)| Some((t.user.clone()?, at))).collect();
+        let by_name = tenants.iter().enumerate().filter_map(|(at, t)| Some((t.user.clone()?, at))).collect();
         Self { anonymous: (n >= 2).then_some(n - 1), tenants, by_name }
     }
 

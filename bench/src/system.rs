@@ -1,6 +1,9 @@
 //! Assembles the system under test. The only room of the driver that knows concrete backends: what a profile runs on is
 //! decided here and nowhere else.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -8,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use loomflow_core::{
     Agent, AgentBuilder, AuditLog, BudgetConfig, Effect, HasModel, IntoShared, Ledger, MemoryStore, Model,
-    PermittedCall, Permissions, Result, RetryPolicy, RunContext, Runtime, Tool, ToolOutcome, ToolSpec,
+    Permissions, PermittedCall, Result, RetryPolicy, RunContext, Runtime, Tool, ToolOutcome, ToolSpec,
 };
 use loomflow_local::{
     HashEmbedder, InMemoryAuditLog, InMemoryMemory, InProcRuntime, MemoryConfig, PerUserPermissions,
@@ -30,6 +33,25 @@ const PER_USER_TOKENS: u64 = 10_000_000;
 const MESSAGES_PER_TURN: usize = 4;
 /// Audit entries of one run at most: the log must hold all of them, so that they can be counted.
 const ENTRIES_PER_RUN: usize = 64;
+
+/// What `--keep` leaves of an audit log: its lines, as an operator would archive them.
+#[derive(Clone, Debug)]
+pub struct Dump(Option<Arc<InMemoryAuditLog>>);
+
+impl Dump {
+    /// Writes the log's lines to `path`; an empty file when there is no log.
+    ///
+    /// # Errors
+    ///
+    /// Whatever writing fails with.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(path)?);
+        for line in self.0.iter().flat_map(|log| log.lines()) {
+            writeln!(out, "{line}")?;
+        }
+        out.flush()
+    }
+}
 
 /// The names of the stores under test, as the report has them.
 #[derive(Clone, Debug, Serialize)]
@@ -89,6 +111,14 @@ fn capacity(config: &Config) -> usize {
     config.users.saturating_mul(config.turns).saturating_mul(ENTRIES_PER_RUN)
 }
 
+impl FixedSystem {
+    /// The log's lines.
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        Dump(self.audit.clone())
+    }
+}
+
 /// How many bytes an audit log takes, by its own account.
 #[must_use]
 pub fn audit_bytes(audit: Option<&Arc<InMemoryAuditLog>>) -> AuditBytes {
@@ -139,7 +169,6 @@ impl Tool for Add {
 }
 
 /// What the profile `full` runs on.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct FullSystem {
     /// The agent that all tenants share.
@@ -150,8 +179,16 @@ pub struct FullSystem {
     pub audit: Arc<dyn AuditLog>,
     /// How many bytes the log takes.
     pub audit_bytes: AuditBytes,
+    /// The log's lines.
+    pub dump: Dump,
     /// The names of the stores.
     pub stores: Stores,
+}
+
+impl std::fmt::Debug for FullSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FullSystem({:?})", self.stores)
+    }
 }
 
 /// The driver's own doubles, which the system is built around.
@@ -207,6 +244,7 @@ pub fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
         hurried: agent(doubles, &parts, &policy)?.run_timeout(HURRY).build()?,
         audit: parts.audit,
         audit_bytes: audit_bytes(Some(&log)),
+        dump: Dump(Some(log)),
         stores: Stores { memory: "inmemory", ledger: "inmemory", audit: "inmemory", runtime: "inproc" },
     })
 }

@@ -119,9 +119,8 @@ impl Watch {
             .map(|((name, ..), s)| ChannelReport::new(name, load(&s.probes), load(&s.own), load(&s.foreign)))
             .collect();
         let blind = |((_, _, sees), c): (&(&str, bool, bool), &ChannelReport)| {
-            (*sees && c.probes >= BLIND_AFTER && c.own == 0).then(|| {
-                format!("the probe {:?} is blind: {} looks and no own canary", c.channel, c.probes)
-            })
+            (*sees && c.probes >= BLIND_AFTER && c.own == 0)
+                .then(|| format!("the probe {:?} is blind: {} looks and no own canary", c.channel, c.probes))
         };
         let blind = Channel::ALL.iter().zip(&channels).filter_map(blind).collect();
         let [planted, by_owner, by_others] = self.canaries.counts();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Decision, Effect, Label, OutputSchema, PermittedCall, Permissions, Result, RunContext, Scope, Telemetry,
+    Decision, Effect, Label, OutputSchema, Permissions, PermittedCall, Result, RunContext, Scope, Telemetry,
     Tool, ToolCall, ToolOutcome, ToolSpec,
 };
 use serde_json::{Value, json};

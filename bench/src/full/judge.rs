@@ -57,7 +57,12 @@ async fn budget(world: &World, doubles: &Doubles) -> Result<Budget> {
 ///
 /// Which of the five ends a dropped run comes to cannot be seen from outside (it may have ended just before it was
 /// dropped), so ends are counted together here and looked at run by run below.
-fn expected(world: &World, doubles: &Doubles, model: &MeteredModel, seen: &Seen) -> BTreeMap<&'static str, u64> {
+fn expected(
+    world: &World,
+    doubles: &Doubles,
+    model: &MeteredModel,
+    seen: &Seen,
+) -> BTreeMap<&'static str, u64> {
     let tool_calls = doubles.tool_calls.load(Ordering::Relaxed);
     let policy = &doubles.policy;
     BTreeMap::from([

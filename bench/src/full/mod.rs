@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::provider::{Invoice, MeteredModel};
 use crate::report::{Endings, Report};
 use crate::stats::Latency;
-use crate::system::{self, Doubles, FullSystem};
+use crate::system::{self, Doubles, Dump, FullSystem};
 use crate::watch::Watch;
 use crate::witness::{PolicyCounts, TelemetryWitness};
 
@@ -81,7 +81,7 @@ impl Seen {
 /// # Errors
 ///
 /// When the driver itself cannot go on; whatever a run ends with is counted.
-pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Arc<dyn loomflow_core::AuditLog>)> {
+pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)> {
     let people = Arc::new(Population::new(config.users));
     let canaries = Arc::new(Canaries::mint(config.users, config.turns * CANARIES_PER_TURN, config.seed));
     let watch = Arc::new(Watch::new(canaries.clone()));
@@ -122,7 +122,7 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Arc<dy
     report.endings = seen.endings;
     judge::judge(&mut report, &world, &system, &doubles, &model, &seen).await?;
     report.judge();
-    Ok((report, system.audit))
+    Ok((report, system.dump))
 }
 
 /// Waits until everything that dropped runs left behind is settled and recorded.
@@ -155,7 +155,8 @@ async fn load(world: &Arc<World>, config: &Config, meter: &Arc<Meter>, progress:
     }
     let mut all = Seen::default();
     for worker in workers {
-        let ended = worker.await.map_err(|e| Error::new(ErrorKind::Internal, format!("a worker died: {e}")))?;
+        let ended =
+            worker.await.map_err(|e| Error::new(ErrorKind::Internal, format!("a worker died: {e}")))?;
         all.absorb(ended?);
     }
     Ok(all)

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt as _;
 use loomflow_core::{
-    AuditQuery, Erase, Error, ErrorKind, FactQuery, HistoryLimit, NewFact, PutBlock, RecallQuery, Result,
-    ScopedMemory, SessionId, Timestamp, UserAgent,
+    AuditQuery, Clock as _, Erase, Error, ErrorKind, FactQuery, HistoryLimit, NewFact, PutBlock, RecallQuery,
+    Result, ScopedMemory, SessionId, SystemClock, UserAgent,
 };
 
 use crate::full::turn::canary;
@@ -67,7 +67,7 @@ impl Visit<'_> {
 
     async fn plant(&self, plan: &Plan, memory: &ScopedMemory) -> Result<()> {
         let (world, tenant, turn) = (self.world, self.tenant, self.turn);
-        let now = Timestamp::from_micros(1_800_000_000_000_000 + turn as i64);
+        let now = SystemClock.now();
         if plan.fact {
             let word = canary(world, tenant, turn, FACT);
             memory.assert_fact(NewFact::new("user", "keeps", word, now)).await?;
@@ -114,7 +114,8 @@ impl Visit<'_> {
             self.world.watch.look(self.tenant, Channel::Audit, entry.event.payload.get().as_bytes());
         }
         let usage = self.user.usage().await?;
-        let beyond = usage.windows.iter().map(|w| (w.used + w.held).saturating_sub(w.limit)).max().unwrap_or(0);
+        let beyond =
+            usage.windows.iter().map(|w| (w.used + w.held).saturating_sub(w.limit)).max().unwrap_or(0);
         self.world.overspend.fetch_max(beyond, Ordering::Relaxed);
         Ok(())
     }

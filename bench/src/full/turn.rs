@@ -1,6 +1,5 @@
 //! One turn of one tenant: one run, or two at a time, driven the way the plan says.
 
-use std::future::IntoFuture as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -53,7 +52,14 @@ struct Asked<'w> {
 }
 
 impl<'w> Asked<'w> {
-    fn new(world: &'w World, tenant: usize, turn: usize, plan: &Plan, session: &'w str, first: usize) -> Self {
+    fn new(
+        world: &'w World,
+        tenant: usize,
+        turn: usize,
+        plan: &Plan,
+        session: &'w str,
+        first: usize,
+    ) -> Self {
         let said = canary(world, tenant, turn, first);
         let mut input = format!("please remember {said} as the word of turn {turn}");
         if world.people.tenant(tenant).chatty {

@@ -119,8 +119,9 @@ impl Model for MeteredModel {
 fn refusal(trouble: Trouble) -> Option<Error> {
     Some(match trouble {
         Trouble::Overloaded => Error::new(ErrorKind::Overloaded, "the provider is overloaded"),
-        Trouble::RateLimited => Error::new(ErrorKind::RateLimited, "too many requests")
-            .with_retry_after(Duration::from_millis(1)),
+        Trouble::RateLimited => {
+            Error::new(ErrorKind::RateLimited, "too many requests").with_retry_after(Duration::from_millis(1))
+        }
         Trouble::Transport => Error::new(ErrorKind::Transport, "the connection broke"),
         _ => return None,
     })
@@ -268,7 +269,8 @@ mod tests {
 
     #[test]
     fn words_begin_after_blanks() {
-        for (text, n) in [("", 0), ("  ", 0), ("a", 1), (" a  b\nc\t", 3), ("\u{a0}x y", 2), ("{\"a\":1}", 1)] {
+        for (text, n) in [("", 0), ("  ", 0), ("a", 1), (" a  b\nc\t", 3), ("\u{a0}x y", 2), ("{\"a\":1}", 1)]
+        {
             assert_eq!(words(text.as_bytes()), n, "{text:?}");
         }
     }
