@@ -1,4 +1,4 @@
-//! The suite of [`ApprovalStore`](loomflow_core::ApprovalStore): decided once, by somebody who may, and used once.
+//! The suite of [`ApprovalStore`]: decided once, by somebody who may, and used once.
 
 pub mod isolation;
 pub mod single_use;

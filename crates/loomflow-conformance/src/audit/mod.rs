@@ -1,4 +1,4 @@
-//! The suite of [`AuditLog`](loomflow_core::AuditLog): ordered, whole, and each tenant's own.
+//! The suite of [`AuditLog`]: ordered, whole, and each tenant's own.
 
 pub mod isolation;
 pub mod log;

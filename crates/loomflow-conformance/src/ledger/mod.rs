@@ -1,4 +1,4 @@
-//! The suite of [`Ledger`](loomflow_core::Ledger): nobody spends more than a cap allows, and nothing is counted twice.
+//! The suite of [`Ledger`]: nobody spends more than a cap allows, and nothing is counted twice.
 
 pub mod close;
 pub mod concurrency;

@@ -1,4 +1,4 @@
-//! The suite of [`MemoryStore`](loomflow_core::MemoryStore), facts included.
+//! The suite of [`MemoryStore`], facts included.
 
 pub mod blocks;
 pub mod concurrency;

@@ -1,4 +1,4 @@
-//! The suite of [`Runtime`](loomflow_core::Runtime): leases, fences, and a journal that never does a step twice.
+//! The suite of [`Runtime`]: leases, fences, and a journal that never does a step twice.
 
 pub mod isolation;
 pub mod journal;

@@ -1,4 +1,4 @@
-//! The suite of [`ToolCache`](loomflow_core::ToolCache): it may forget, and it never mixes.
+//! The suite of [`ToolCache`]: it may forget, and it never mixes.
 
 pub mod cases;
 
