@@ -1,16 +1,22 @@
-//! Erasure epochs of partitions whose data is not held: a bounded table that fails closed when it is full.
+//! The erasure epochs of partitions: a bounded table that fails closed when it is full.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::HashMap;
-use loomflow_core::{Epoch, Owner};
+use loomflow_core::{Epoch, Owner, Result, Scope};
 
-/// Remembers which epoch a partition was erased up to, at 24 bytes a partition.
+/// How many erased partitions a store remembers one by one when it is not told otherwise; about 40 bytes each.
+pub(crate) const MAX_ERASED: usize = 1_000_000;
+
+/// Remembers which epoch a partition was erased up to, for partitions whose data is not held.
 ///
-/// Owners are kept as 128-bit keyed digests, so no name of an erased user stays behind. When the table is full it is
-/// emptied into a floor: from then on every partition it does not know counts as erased up to the highest epoch it
-/// ever held. That can refuse a late write that was innocent, and it can never let a guilty one through.
+/// - Owners are kept as 128-bit keyed digests, so no name of an erased user stays behind. A partition that was never
+///   erased has no row.
+/// - An epoch only grows. A row goes only when somebody else keeps the epoch from then on ([`EpochTable::take`]).
+/// - When the table is full it is emptied into a floor: from then on every partition it does not know counts as erased
+///   up to the highest epoch it ever held. That can refuse a late write that was innocent, and it can never let a guilty
+///   one through. An erasure itself is never refused for want of room.
 #[derive(Debug)]
 pub(crate) struct EpochTable {
     known: HashMap<u128, u64>,
@@ -37,6 +43,11 @@ impl EpochTable {
         }
         let known = self.known.get(&self.digest(owner)).copied().unwrap_or(0);
         Epoch::new(known.max(self.floor))
+    }
+
+    /// Refuses a write that is older than the partition's last erasure.
+    pub(crate) fn check(&self, scope: &Scope, operation: &'static str) -> Result<()> {
+        scope.check_epoch(self.get(scope.owner()), operation)
     }
 
     /// Forgets the entry of `owner` and returns what [`EpochTable::get`] would have: somebody else keeps it now.
@@ -79,7 +90,8 @@ impl EpochTable {
 
 #[cfg(test)]
 mod tests {
-    use loomflow_core::{Identity, Namespace, UserId};
+    use loomflow_core::danger::assume_scope;
+    use loomflow_core::{ErrorKind, Identity, Namespace, UserId};
 
     use super::*;
 
@@ -109,5 +121,25 @@ mod tests {
         }
         table.raise(&owner("d"), Epoch::new(6));
         assert_eq!(table.get(&owner("d")), Epoch::new(6), "and goes on counting above the floor");
+    }
+
+    #[test]
+    fn a_row_is_never_given_up_and_older_scopes_are_refused() {
+        let scope = |user: &str, epoch: u64| {
+            let identity = Identity::User(UserId::new(user).unwrap());
+            assume_scope(Namespace::default(), identity, Epoch::new(epoch))
+        };
+        let mut table = EpochTable::new(2);
+        table.raise(&owner("a"), Epoch::new(3));
+        table.raise(&owner("b"), Epoch::new(1));
+        assert_eq!(table.check(&scope("a", 2), "x").unwrap_err().kind(), ErrorKind::Erased);
+        assert!(table.check(&scope("a", 3), "x").is_ok() && table.check(&scope("c", 0), "x").is_ok());
+        table.raise(&owner("a"), Epoch::new(9));
+        assert!(table.check(&scope("c", 0), "x").is_ok(), "a known partition needs no further room");
+        table.raise(&owner("c"), Epoch::new(1));
+        for user in ["a", "b", "c", "d"] {
+            assert_eq!(table.check(&scope(user, 8), "x").unwrap_err().kind(), ErrorKind::Erased, "{user}");
+            assert!(table.check(&scope(user, 9), "x").is_ok(), "{user}");
+        }
     }
 }

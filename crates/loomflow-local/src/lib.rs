@@ -7,7 +7,6 @@ mod audit;
 mod cache;
 mod embed;
 mod epochs;
-mod erasures;
 mod ledger;
 mod memory;
 mod model;
@@ -22,6 +21,8 @@ pub use audit::InMemoryAuditLog;
 pub use cache::{MokaToolCache, ToolCacheConfig};
 pub use embed::{FakeEmbedder, HashEmbedder};
 pub use ledger::StandardBudget;
+#[doc(hidden)]
+pub use memory::PlantedRecord;
 pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};
 pub use model::{EchoModel, ScriptStep, ScriptedModel};
 pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};

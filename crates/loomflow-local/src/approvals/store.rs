@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::erasures::Epochs;
+use crate::epochs::{EpochTable, MAX_ERASED};
 
 /// A waiter looks at the clock again after this long, so that a clock that is set does not strand it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ struct Table {
     by_owner: HashMap<Owner, BTreeSet<(Timestamp, ApprovalId)>>,
     /// Whom a request names as an approver, within its namespace.
     by_approver: HashMap<(Namespace, UserId), BTreeSet<(Timestamp, ApprovalId)>>,
-    epochs: Epochs,
+    epochs: EpochTable,
     /// Until when a sweep over everything is known to find nothing, so that a full store is not swept for each refusal.
     swept_until: Timestamp,
 }
@@ -51,6 +51,11 @@ struct Row {
 }
 
 impl Row {
+    fn pending(owner: Owner, request: ApprovalRequest) -> Self {
+        let approval = Approval::new(request, ApprovalState::Pending);
+        Self { owner, approval, changed: Arc::new(Notify::new()) }
+    }
+
     /// Where the request stands at `now`: time ends what nobody ended.
     fn state(&self, now: Timestamp) -> ApprovalState {
         match &self.approval.state {
@@ -96,14 +101,14 @@ impl InMemoryApprovalStore {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            clock: Arc::new(SystemClock::default()),
+            clock: Arc::new(SystemClock),
             max_requests: 100_000,
             max_per_user: 1_000,
             table: Mutex::new(Table {
                 rows: HashMap::new(),
                 by_owner: HashMap::new(),
                 by_approver: HashMap::new(),
-                epochs: Epochs::new(),
+                epochs: EpochTable::new(MAX_ERASED),
                 swept_until: Timestamp::MIN,
             }),
         }
@@ -122,6 +127,16 @@ impl InMemoryApprovalStore {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// Files a row of `owner` under the key of `filed_under`, by raw means. For the conformance suite only, which checks
+    /// that such a row is noticed; nothing else may call it.
+    #[doc(hidden)]
+    pub fn plant_for_conformance(&self, filed_under: &Owner, owner: Owner, request: ApprovalRequest) {
+        let row = Row::pending(owner, request);
+        let mut table = self.table.lock();
+        table.by_owner.entry(filed_under.clone()).or_default().insert(row.place());
+        table.rows.insert(row.approval.request.id, row);
     }
 }
 
@@ -232,11 +247,7 @@ impl ApprovalStore for InMemoryApprovalStore {
             return Err(conflict("a request of that id exists already"));
         }
         table.make_room(scope.owner(), self.max_requests, self.max_per_user, now)?;
-        table.insert(Row {
-            owner: scope.owner().clone(),
-            approval: Approval::new(request, ApprovalState::Pending),
-            changed: Arc::new(Notify::new()),
-        });
+        table.insert(Row::pending(scope.owner().clone(), request));
         Ok(())
     }
 
@@ -354,7 +365,7 @@ impl TenantData for InMemoryApprovalStore {
 
     async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
         let mut table = self.table.lock();
-        table.epochs.raise(scope)?;
+        table.epochs.raise(scope.owner(), scope.epoch());
         let receipt = Erased::new(self.store_name());
         let own: Vec<_> = table.by_owner.get(scope.owner()).into_iter().flatten().copied().collect();
         if what.session.is_some() {

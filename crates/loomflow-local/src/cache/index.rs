@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use loomflow_core::{Epoch, Error, Owner, Result, Scope};
+use loomflow_core::{Epoch, Owner, Result, Scope};
 use parking_lot::Mutex;
 
 use crate::epochs::EpochTable;
@@ -79,9 +79,7 @@ impl Index {
     /// A slot of `scope` with `value`, unless a newer epoch was cleared: refused under the same lock that clears.
     pub(super) fn open(self: &Arc<Self>, scope: &Scope, key: Arc<[u8]>, value: &str) -> Result<Arc<Slot>> {
         let mut shard = self.shard(scope.owner()).lock();
-        if shard.cleared.get(scope.owner()) > scope.epoch() {
-            return Err(Error::erased("tool_cache.put"));
-        }
+        shard.cleared.check(scope, "tool_cache.put")?;
         shard.next += 1;
         let slot = Arc::new(Slot {
             owner: scope.owner().clone(),

@@ -111,7 +111,7 @@ impl StandardBudget {
         };
         Self {
             book,
-            time: Time::new(Arc::new(SystemClock::default())),
+            time: Time::new(Arc::new(SystemClock)),
             shards: (0..shards).map(|_| Mutex::new(Shard::new((users / shards).max(1)))).collect(),
             config,
         }

@@ -13,4 +13,4 @@ mod store;
 mod tests;
 
 pub use config::{MemoryConfig, MemoryStats};
-pub use store::{InMemoryFactStore, InMemoryMemory};
+pub use store::{InMemoryFactStore, InMemoryMemory, PlantedRecord};

@@ -134,6 +134,25 @@ impl Registry {
         }
     }
 
+    /// Changes the partition of `owner`, made if need be, whatever was erased: for a row that the conformance suite
+    /// plants.
+    pub(super) fn plant<R>(
+        &self,
+        owner: &Owner,
+        change: impl FnOnce(&mut Partition) -> Result<R>,
+    ) -> Result<R> {
+        let hash = self.hash(owner);
+        let mut shard = self.shard(owner).lock();
+        let known = shard.touch(hash, owner, Instant::now());
+        let tenant = known.unwrap_or_else(|| self.make(&mut shard, hash, owner));
+        // A partition that is in its shard is not evicted, and this keeps it there.
+        let mut partition = tenant.partition.lock();
+        let before = partition.held();
+        let result = change(&mut partition);
+        self.account(before, partition.held());
+        result
+    }
+
     /// Erases from the partition of `scope`, if there is one. If there is none, only the epoch is raised.
     pub(super) fn erase<R>(&self, scope: &Scope, change: impl FnOnce(&mut Partition) -> R) -> Option<R> {
         loop {
@@ -207,14 +226,19 @@ impl Registry {
         if let Some(tenant) = shard.touch(hash, scope.owner(), now) {
             return Ok(tenant);
         }
-        scope.check_epoch(shard.tombstones.get(scope.owner()), operation)?;
-        let partition = Partition::new(shard.tombstones.take(scope.owner()), self.limits);
+        shard.tombstones.check(scope, operation)?;
+        Ok(self.make(&mut shard, hash, scope.owner()))
+    }
+
+    /// Puts an empty partition of `owner`, who has none, into its shard.
+    fn make(&self, shard: &mut Shard, hash: u64, owner: &Owner) -> Arc<Tenant> {
+        let partition = Partition::new(shard.tombstones.take(owner), self.limits);
         let held = partition.held();
-        let tenant = Arc::new(Tenant { owner: scope.owner().clone(), partition: Mutex::new(partition) });
-        shard.insert(hash, tenant.clone(), now);
+        let tenant = Arc::new(Tenant { owner: owner.clone(), partition: Mutex::new(partition) });
+        shard.insert(hash, tenant.clone(), Instant::now());
         self.counters.users.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(held.bytes, Ordering::Relaxed);
-        Ok(tenant)
+        tenant
     }
 
     /// Evicts the least recently used users until the store is within its bounds again; never `keep`.

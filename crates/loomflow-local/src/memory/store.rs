@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use loomflow_core::{
     Asserted, Capabilities, Clock, EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ExportStream, Fact,
     FactQuery, FactStore, HistoryLimit, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode,
-    NewFact, Owned, PutBlock, RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, export_from,
+    NewFact, Owned, Owner, PutBlock, RecallQuery, Result, Scope, SessionId, SystemClock, TenantData,
+    export_from,
 };
 
 use super::config::{MemoryConfig, MemoryStats};
@@ -39,6 +40,19 @@ pub struct InMemoryMemory {
 #[derive(Clone)]
 pub struct InMemoryFactStore {
     registry: Arc<Registry>,
+}
+
+/// What [`InMemoryMemory::plant_for_conformance`] files.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PlantedRecord {
+    /// An episode.
+    Episode(NewEpisode),
+    /// A block.
+    Block(PutBlock),
+    /// A fact.
+    Fact(Box<NewFact>),
 }
 
 impl InMemoryMemory {
@@ -73,10 +87,31 @@ impl InMemoryMemory {
         self.registry.evict_idle()
     }
 
+    /// Files a row of `owner` under the key of `filed_under`, by raw means. For the conformance suite only, which checks
+    /// that such a row is noticed; nothing else may call it.
+    ///
+    /// # Errors
+    ///
+    /// As the write of such a record by its own tenant, but for erasures.
+    #[doc(hidden)]
+    pub fn plant_for_conformance(
+        &self,
+        filed_under: &Owner,
+        owner: Owner,
+        record: PlantedRecord,
+    ) -> Result<()> {
+        let limits = self.registry.limits();
+        self.registry.plant(filed_under, |p| match record {
+            PlantedRecord::Episode(episode) => p.remember(owner, episode, limits).map(drop),
+            PlantedRecord::Block(block) => p.put_block(owner, block, limits),
+            PlantedRecord::Fact(fact) => p.assert(&owner, *fact, limits).map(drop),
+        })
+    }
+
     pub(super) fn over(registry: Registry) -> Self {
         let registry = Arc::new(registry);
         let facts = InMemoryFactStore { registry: registry.clone() };
-        Self { registry, facts, clock: Arc::new(SystemClock::default()) }
+        Self { registry, facts, clock: Arc::new(SystemClock) }
     }
 
     fn read_list<T>(&self, scope: &Scope, look: impl FnOnce(&Partition) -> Vec<T>) -> Vec<T> {

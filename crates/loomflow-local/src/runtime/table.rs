@@ -9,7 +9,7 @@ use loomflow_core::{
 };
 use tokio::time::Instant;
 
-use crate::erasures::Epochs;
+use crate::epochs::{EpochTable, MAX_ERASED};
 
 /// How many tenants without a run keep their (empty) tables.
 const KEPT_IDLE: usize = 4_096;
@@ -25,7 +25,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Table {
     tenants: HashMap<Owner, Tenant>,
-    pub(super) epochs: Epochs,
+    pub(super) epochs: EpochTable,
     journals: bool,
     limits: Limits,
     open: usize,
@@ -64,6 +64,21 @@ pub(super) struct Step {
 }
 
 impl Run {
+    /// A run that was opened just now. Its input is kept by a journal alone.
+    fn opened(owner: Owner, opening: RunOpening, fence: u64, expires: Instant, journals: bool) -> Self {
+        Self {
+            owner,
+            session: opening.session,
+            input: if journals { opening.input.into_inner() } else { String::new() },
+            status: RunStatus::Running,
+            started_at: opening.at,
+            fence,
+            expires,
+            open: true,
+            steps: Vec::new(),
+        }
+    }
+
     pub(super) fn record(&self, run: RunId) -> RunRecord {
         let steps = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
         RunRecord::new(run, self.session.clone(), self.input.clone(), self.status, self.started_at)
@@ -86,7 +101,7 @@ impl Table {
     pub(super) fn new(journals: bool, limits: Limits) -> Self {
         Self {
             tenants: HashMap::new(),
-            epochs: Epochs::new(),
+            epochs: EpochTable::new(MAX_ERASED),
             journals,
             limits,
             open: 0,
@@ -126,24 +141,22 @@ impl Table {
             }
             None => {
                 self.open += 1;
-                let input = if self.journals { opening.input.into_inner() } else { String::new() };
-                tenant.runs.insert(
-                    run,
-                    Run {
-                        owner: scope.owner().clone(),
-                        session: opening.session,
-                        input,
-                        status: RunStatus::Running,
-                        started_at: opening.at,
-                        fence: self.fence,
-                        expires,
-                        open: true,
-                        steps: Vec::new(),
-                    },
-                );
+                let opened = Run::opened(scope.owner().clone(), opening, self.fence, expires, self.journals);
+                tenant.runs.insert(run, opened);
             }
         }
         Ok(lease)
+    }
+
+    /// Files an open run of `owner` among the runs of `filed_under`.
+    pub(super) fn plant(&mut self, filed_under: &Owner, owner: Owner, opening: RunOpening, now: Instant) {
+        self.fence += 1;
+        self.open += 1;
+        let (run, session, expires) = (opening.run, opening.session.clone(), now + opening.lease);
+        let opened = Run::opened(owner, opening, self.fence, expires, self.journals);
+        let tenant = self.tenants.entry(filed_under.clone()).or_default();
+        tenant.sessions.insert(session, run);
+        tenant.runs.insert(run, opened);
     }
 
     /// Refuses a further run when too many are open. Without a journal, one whose lease ran out is given up for it: there
@@ -299,7 +312,7 @@ impl Table {
 
     /// Erases runs with their steps and leases; returns how many of each.
     pub(super) fn forget(&mut self, scope: &Scope, what: &Erase) -> Result<(u64, u64)> {
-        self.epochs.raise(scope)?;
+        self.epochs.raise(scope.owner(), scope.epoch());
         let Some(tenant) = self.tenants.get_mut(scope.owner()) else { return Ok((0, 0)) };
         let (mut runs, mut steps, mut open) = (0, 0, 0);
         tenant.runs.retain(|_, run| {
