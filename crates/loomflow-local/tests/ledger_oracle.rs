@@ -15,8 +15,15 @@ use loomflow_core::{
 use loomflow_local::StandardBudget;
 use proptest::prelude::*;
 
-const USERS: [(&str, &str); 5] =
-    [("app", "user_1"), ("app", "user_10"), ("app", "User_1"), ("app", "us\u{435}r_1"), ("ap", "puser_1")];
+/// Of two namespaces, whose users together have counters of their own.
+const USERS: [(&str, &str); 6] = [
+    ("app", "user_1"),
+    ("app", "user_10"),
+    ("app", "User_1"),
+    ("app", "us\u{435}r_1"),
+    ("ap", "puser_1"),
+    ("ap", "user_1"),
+];
 const SECOND: i64 = 1_000_000;
 /// 10:59:50 UTC of some day, so that short jumps cross an hour.
 const START: i64 = 1_700_000_000 * SECOND / (86_400 * SECOND) * (86_400 * SECOND) + 39_590 * SECOND;
@@ -195,7 +202,7 @@ impl Oracle {
 
     fn is_in(&self, entity: Entity, user: usize, run: RunId, of: (usize, RunId, u32)) -> bool {
         match entity {
-            Entity::Global => true,
+            Entity::Global => USERS[of.0].0 == USERS[user].0,
             Entity::User => of.0 == user,
             _ => of.0 == user && of.1 == run && of.2 == self.life(user, run),
         }
@@ -276,7 +283,9 @@ impl Oracle {
             for (i, limit) in Self::limits(&caps).into_iter().enumerate() {
                 let Some(limit) = limit else { continue };
                 let level = used[i] + held[i];
-                let who = if entity == Entity::User { user } else { 0 };
+                // A namespace goes by its first user.
+                let first = USERS.iter().position(|(namespace, _)| *namespace == USERS[user].0).unwrap();
+                let who = if entity == Entity::User { user } else { first };
                 let before = self.warned.get(&(entity, who, keys[i]));
                 if level >= 1 && level * 10 >= limit * 8 && before != Some(&now) {
                     self.warned.insert((entity, who, keys[i]), now);
@@ -556,7 +565,7 @@ fn run(config: BudgetConfig, small: Option<usize>, ops: Vec<Op>) {
             overran: false,
         };
         let began = tokio::time::Instant::now();
-        // A rolling window arms its warnings by what leaves it, which has its own test.
+        // A rolling window arms its warnings by what leaves it: tests/ledger_warnings.rs.
         let check_warnings = !rolling;
         let mut world = World { ledger: Arc::new(ledger), clock, began, oracle, small, check_warnings };
         for op in ops {
@@ -591,7 +600,7 @@ proptest! {
         run(config, None, ops);
     }
 
-    /// Two hot users of five, evicted at any moment and by idleness: nothing that is answered changes.
+    /// Two hot users of six, evicted at any moment and by idleness: nothing that is answered changes.
     #[test]
     fn eviction_changes_no_answer(
         config in config(),

@@ -134,7 +134,7 @@ impl FromStr for Window {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetConfig {
-    /// All users together.
+    /// All users of a namespace together: a namespace is an application of its own.
     pub global: Caps,
     /// Each user.
     pub per_user: Caps,

@@ -106,7 +106,7 @@ impl Hold {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Entity {
-    /// All users together.
+    /// All users of one namespace together.
     Global,
     /// One user.
     User,

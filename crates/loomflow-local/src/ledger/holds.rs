@@ -33,6 +33,8 @@ pub(super) struct HoldRecord {
     pub(super) user: u32,
     /// Which counter of the run it is held in; `None` when runs are not counted.
     pub(super) run: Option<u32>,
+    /// The place of its namespace's counter; means nothing when there are no caps of all users together.
+    pub(super) space: u32,
     pub(super) state: State,
     pub(super) granted: Amounts,
     /// The end of the lease.

@@ -4,7 +4,7 @@
 //!
 //! - **One lock per user.** Users are spread over shards. A user's counter, holds and spilled row live behind one shard's
 //!   lock, and all caps are judged and charged inside it, so `used + held` never leaves a cap. Caps of all users together
-//!   have one more counter, which is locked after the shard's, and only when such caps are set.
+//!   have one more counter for each namespace, locked after the shard's, and only when such caps are set.
 //! - **A hold belongs to the window that is running.** An open hold counts against the present window, and its charge
 //!   falls into the window in which it is closed. A lease that runs out unnoticed is closed as of the moment it did.
 //! - **Eviction gives nothing away.** A user who leaves the hot table leaves a nameless row of about 40 bytes, written and
@@ -17,6 +17,7 @@
 
 mod bounded;
 mod cell;
+mod global;
 mod holds;
 mod keys;
 mod period;
@@ -48,6 +49,11 @@ const MAX_SHARDS: usize = 64;
 const LEAST_PER_SHARD: usize = 256;
 
 /// The budget of one process: caps for all users together, for each user and for each run.
+///
+/// A namespace is an application of its own: its users together have their own counter, and never use up another's caps.
+/// Such counters are kept for 1,024 namespaces; a call in a further one fails with
+/// [`ErrorKind::Capacity`](loomflow_core::ErrorKind::Capacity). Without caps for all users together there is no such
+/// bound.
 ///
 /// Counters live as long as the process. Replicas that must share a quota use a ledger on a database.
 pub struct StandardBudget {
@@ -99,7 +105,7 @@ impl StandardBudget {
         let book = Book {
             keys: Keys::default(),
             periods: Periods::new(config.window),
-            total: (!global.is_empty()).then(|| Mutex::new(Cell::new(i64::MIN))),
+            total: (!global.is_empty()).then(Mutex::default),
             global,
             user: bounds(Entity::User, &config.per_user),
             run: bounds(Entity::Run, &config.per_run),

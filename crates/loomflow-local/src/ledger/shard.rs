@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::bounded::BoundedTable;
 use super::cell::{Amounts, Ask, Bounds, Cell, Totals};
+use super::global::Globals;
 use super::holds::{HoldRecord, HoldTable, PLACE_BITS, State};
 use super::keys::{Ident, Keys};
 use super::period::{Periods, Tick, nanos};
@@ -32,8 +33,8 @@ pub(super) struct Book {
     pub(super) global: Bounds,
     pub(super) user: Bounds,
     pub(super) run: Bounds,
-    /// The counter of all users together, when it has caps. Locked after a shard, never before.
-    pub(super) total: Option<Mutex<Cell>>,
+    /// The counters of all users together, when they have caps. Locked after a shard, never before.
+    pub(super) total: Option<Mutex<Globals>>,
     pub(super) quota: Quota,
     /// Hot users.
     pub(super) hot: AtomicUsize,
@@ -219,10 +220,13 @@ impl Shard {
 
         let ask = Ask::new(hold);
         let mut total = book.total.as_ref().map(Mutex::lock);
-        if let Some(total) = &mut total {
-            total.roll(&book.periods, &book.global, now.window);
-        }
-        let judged = judge(book, now, &ask, total.as_deref(), user, hold.key.run);
+        let space = total.as_ref().map_or(Ok(None), |total| total.find(scope.namespace()))?;
+        let counted = total.as_mut().zip(space).map(|(total, space)| total.cell(space));
+        let counted = counted.map(|cell| {
+            cell.roll(&book.periods, &book.global, now.window);
+            &*cell
+        });
+        let judged = judge(book, now, &ask, counted, user, hold.key.run);
         let amounts = match judged {
             Ok(amounts) => amounts,
             Err(refusal) => {
@@ -252,22 +256,26 @@ impl Shard {
         self.serial += 1;
         let id = book.keys.hold_id(ident, self.serial, place);
         let expires = now.mono.saturating_add(nanos(hold.lease));
+        let mut warnings = Vec::new();
+        let space = total.as_mut().map_or(0, |total| {
+            let space = space.unwrap_or_else(|| total.add(scope.namespace(), now.window));
+            let cell = total.cell(space);
+            cell.hold(&amounts);
+            cell.warn(&book.global, &mut warnings);
+            space
+        });
         let record = HoldRecord {
             id,
             key: hold.key,
             user: at,
             run,
+            space,
             state: State::Held,
             granted: amounts,
             expires,
             window: now.window,
         };
-        let mut warnings = Vec::new();
         let user = self.users.get_mut(at);
-        if let Some(total) = &mut total {
-            total.hold(&amounts);
-            total.warn(&book.global, &mut warnings);
-        }
         user.cell.hold(&amounts);
         user.cell.warn(&book.user, &mut warnings);
         if let Some(cell) = user.run_cell(&record) {
@@ -531,7 +539,7 @@ impl Shard {
             }
         };
         if let Some(total) = &book.total {
-            on(&mut total.lock(), &book.global, &book.periods, true);
+            on(total.lock().cell(record.space), &book.global, &book.periods, true);
         }
         let user = self.users.get_mut(record.user);
         on(&mut user.cell, &book.user, &book.periods, true);
