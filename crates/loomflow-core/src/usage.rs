@@ -159,15 +159,21 @@ impl Price {
         self
     }
 
-    /// The cost of `usage`, computed in 128 bits and rounded up once, to a whole nano-dollar.
+    /// The cost of `usage`, computed in 128 bits and rounded up once, to a whole nano-dollar; stops at the largest amount.
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> NanoUsd {
         let special = usage.cached_input_tokens.saturating_add(usage.cache_write_tokens);
         let full = usage.input_tokens.saturating_sub(special);
-        let pico = u128::from(full) * u128::from(self.input)
-            + u128::from(usage.cached_input_tokens) * u128::from(self.cached_input)
-            + u128::from(usage.cache_write_tokens) * u128::from(self.cache_write)
-            + u128::from(usage.output_tokens) * u128::from(self.output);
+        // A product of two 64-bit numbers fits into 128 bits; a sum of four of them need not.
+        let pico = [
+            (full, self.input),
+            (usage.cached_input_tokens, self.cached_input),
+            (usage.cache_write_tokens, self.cache_write),
+            (usage.output_tokens, self.output),
+        ]
+        .into_iter()
+        .map(|(tokens, rate)| u128::from(tokens) * u128::from(rate))
+        .fold(0, u128::saturating_add);
         NanoUsd(u64::try_from(pico.div_ceil(1_000)).unwrap_or(u64::MAX))
     }
 
@@ -192,6 +198,22 @@ mod tests {
         assert_eq!(Price::per_token(1, 0).cost(&Usage::new(1, 0)), NanoUsd(1));
         assert_eq!(Price::per_token(u64::MAX, 0).cost(&Usage::new(u64::MAX, 0)), NanoUsd(u64::MAX));
         assert!(price.ceiling(1_000, 10) >= price.cost(&usage));
+    }
+
+    #[test]
+    fn a_cost_beyond_every_amount_stops_at_the_largest() {
+        let dearest = Price::per_token(u64::MAX, u64::MAX).with_cache(u64::MAX, u64::MAX);
+        let largest = NanoUsd(u64::MAX);
+        for usage in [
+            Usage::new(u64::MAX, u64::MAX),
+            Usage::new(u64::MAX, 0).with_cache(u64::MAX, u64::MAX),
+            Usage::new(u64::MAX, u64::MAX).with_cache(u64::MAX, u64::MAX),
+            Usage::new(u64::MAX, 1).with_cache(u64::MAX / 2, u64::MAX / 2),
+        ] {
+            assert_eq!(dearest.cost(&usage), largest, "{usage:?}");
+        }
+        assert_eq!(dearest.ceiling(u64::MAX, u64::MAX), largest);
+        assert_eq!(Price::per_token(1_000, 1_000).cost(&Usage::new(u64::MAX - 1, 1)), largest, "exactly");
     }
 
     #[test]

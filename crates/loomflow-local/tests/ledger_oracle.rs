@@ -584,6 +584,7 @@ fn config() -> impl Strategy<Value = BudgetConfig> {
 }
 
 /// Few enough for the inner loop; `PROPTEST_CASES` asks for more.
+#[allow(clippy::disallowed_methods, reason = "how long tests run is chosen by whoever runs them")]
 fn cases() -> ProptestConfig {
     let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {

@@ -297,9 +297,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(
-            std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(256)
-        ))]
+        #![proptest_config(crate::audit::tests::cases(256))]
 
         /// Whatever this reader accepts, `serde_json` accepts too and reads the same strings.
         #[test]

@@ -221,10 +221,15 @@ fn keys_are_checked_and_never_printed() {
     assert!(AuditChain::resume("a b", 1, [0; 32]).is_err() && AuditChain::resume("a", 0, [0; 32]).is_err());
 }
 
+/// So many cases of a property, unless `PROPTEST_CASES` says otherwise.
+#[allow(clippy::disallowed_methods, reason = "how long tests run is chosen by whoever runs them")]
+pub(super) fn cases(usual: u32) -> ProptestConfig {
+    let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    ProptestConfig::with_cases(wanted.unwrap_or(usual))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(128)
-    ))]
+    #![proptest_config(cases(128))]
 
     /// Whatever is recorded, the log verifies, here and by the oracle, and is read back as it was.
     #[test]
@@ -253,41 +258,4 @@ proptest! {
         let all = lines.iter().enumerate().map(|(j, l)| if j == line { &bytes[..] } else { l.as_bytes() });
         prop_assert!(!verify(all).is_valid());
     }
-}
-
-/// Prints how long an entry takes; run in release with `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a check"]
-#[allow(clippy::print_stdout, reason = "a measurement prints its figure")]
-fn sealing_speed() {
-    let key = key("k1");
-    let owner = owner(Some("alice"));
-    let event = event(
-        r#"{"tool":"refund","call_id":"call_1","effect":"external","args":{"order":"A-1","cents":1999}}"#,
-    );
-    let mut chain = AuditChain::new();
-    let started = std::time::Instant::now();
-    let mut bytes = 0;
-    for _ in 0..200_000 {
-        bytes += std::hint::black_box(chain.seal(&key, &owner, &event)).line.len();
-    }
-    println!("{} ns an entry of {} bytes", started.elapsed().as_nanos() / 200_000, bytes / 200_000);
-    let body = chain.seal(&key, &owner, &event).line;
-    let started = std::time::Instant::now();
-    for _ in 0..200_000 {
-        std::hint::black_box(key.mac(std::hint::black_box(body[..body.len() - 74].as_bytes())));
-    }
-    println!("{} ns of it for the MAC", started.elapsed().as_nanos() / 200_000);
-    let started = std::time::Instant::now();
-    for _ in 0..200_000 {
-        std::hint::black_box(scan::is_object(std::hint::black_box(event.payload.get()), 64));
-    }
-    println!("{} ns of it for the check of the payload", started.elapsed().as_nanos() / 200_000);
-    let started = std::time::Instant::now();
-    for _ in 0..200_000 {
-        let mut out = String::with_capacity(30);
-        event.at.write_rfc3339(&mut out);
-        std::hint::black_box(out);
-    }
-    println!("{} ns of it for the time", started.elapsed().as_nanos() / 200_000);
 }

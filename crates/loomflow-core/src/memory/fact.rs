@@ -44,7 +44,7 @@ pub struct NewFact {
     pub valid_until: Option<Timestamp>,
     /// When it became known.
     pub recorded_at: Timestamp,
-    /// The episodes it came from. When all of them are erased, the fact goes too.
+    /// The episodes it came from. When one of them is erased and none of the rest is still held, the fact goes too.
     pub sources: Vec<EpisodeId>,
     /// The vector of its text, made by core.
     pub embedding: Option<Embedding>,
@@ -132,7 +132,7 @@ pub struct Fact {
     pub known_from: Timestamp,
     /// Until when it was believed, exclusive; `None` while it is.
     pub known_until: Option<Timestamp>,
-    /// The episodes it came from.
+    /// The episodes it came from; those that were erased are no longer among them.
     pub sources: Vec<EpisodeId>,
 }
 
@@ -309,14 +309,16 @@ impl Asserted {
 /// # Queries
 ///
 /// Filtered as [`FactQuery`] says. Without words: newest `known_from` first, ties by larger id. With words: fused rank
-/// (BM25 and cosine, RRF with k = 60), ties newest first, then larger id; what matches neither is left out.
+/// (BM25 and cosine, RRF with k = 60), ties newest first, then larger id; what matches neither is left out. BM25 reads
+/// [`Fact::text`] and is that of [`MemoryStore`](crate::MemoryStore); its statistics are over the rows that pass the
+/// filters, whether a word of the query is in them or not.
 #[async_trait]
 pub trait FactStore: fmt::Debug + Send + Sync + 'static {
     /// Asserts a fact, atomically with what it supersedes, even against another process.
     ///
     /// - Fails with [`ErrorKind::Erased`](crate::ErrorKind::Erased) when the scope is older than the last erasure.
     /// - An empty subject, predicate or object, or `until ≤ from`, is
-    ///   [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
+    ///   [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput). A text of blanks alone counts as empty.
     async fn assert(&self, scope: &Scope, fact: NewFact) -> Result<Asserted>;
 
     /// The facts that match. An unknown partition has none.

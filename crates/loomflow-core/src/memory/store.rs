@@ -61,6 +61,32 @@ impl Capabilities {
 /// A backend never holds an embedder: vectors come with the record or the query, made by core through the model door.
 ///
 /// Every future may be dropped at any await: a write that was dropped is either done whole or not at all.
+///
+/// # Ranking by words
+///
+/// A word is a maximal run of Unicode alphanumeric characters, lower-cased. With `N` texts, of which `df` have the word,
+/// a word that is `tf` times in a text of `len` words, where the average text has `avg`, adds `idf × part` to its score:
+///
+/// - `idf = ln(1 + (N - df + 0.5) / (df + 0.5))`, which is always positive;
+/// - `part = tf × (k1 + 1) / (tf + k1 × (1 - b + b × len / avg))`, with k1 = 1.2 and b = 0.75.
+///
+/// A word that the query says twice counts once.
+///
+/// # Erasure
+///
+/// What [`TenantData::forget`] means for a memory, beside what is said there:
+///
+/// - Everything takes episodes, blocks and facts.
+/// - A session, a moment (`before`), or both take the episodes that are of that session and older than that moment.
+/// - The ids of erased episodes go from the `sources` of facts. A fact goes when one of its sources was erased and none
+///   of the rest is still held.
+/// - A moment without a session also takes blocks by `updated_at`, and by `known_from` those facts that have no source
+///   that is still held. A session takes neither.
+///
+/// # Export
+///
+/// [`TenantData::export`] has items of the kinds `episode`, `block` and `fact`: every row, facts that are no longer
+/// believed included.
 #[async_trait]
 pub trait MemoryStore: TenantData {
     /// Stores a turn and returns its id, which is derived from its run.
@@ -72,6 +98,8 @@ pub trait MemoryStore: TenantData {
     /// The episodes that match best: BM25 (k1 = 1.2, b = 0.75, statistics of this partition alone) and cosine, each
     /// ranked best first, fused by reciprocal rank with k = 60.
     ///
+    /// - What [`RecallQuery::exclude_history`] names is taken out before anything is ranked, so that it takes nobody's
+    ///   place and no rank; the statistics of BM25 still count it.
     /// - Ties within a ranking and in the fused order: newest `at` first, then the larger id.
     /// - What matches neither by a word nor by a positive cosine is left out.
     /// - With no words and no vector: the newest first, score 0.
@@ -79,6 +107,8 @@ pub trait MemoryStore: TenantData {
     async fn recall(&self, scope: &Scope, query: &RecallQuery) -> Result<Vec<Owned<EpisodeMatch>>>;
 
     /// The latest messages of a session, oldest first, as [`HistoryLimit`] says. An unknown session has none.
+    ///
+    /// Episodes are ordered by `at`, then by id, in whatever order they were stored.
     async fn history(
         &self,
         scope: &Scope,
