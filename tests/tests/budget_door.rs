@@ -1,5 +1,7 @@
 //! The model door under load and under attack: what is spent stays within the cap, and nobody gets an answer for free.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

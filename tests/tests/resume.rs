@@ -1,5 +1,7 @@
 //! A run that was cut off goes on from its journal: nothing is done twice, nothing is billed twice.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

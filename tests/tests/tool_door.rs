@@ -1,5 +1,7 @@
 //! The tool door: deny > ask > allow, approvals that cannot be borrowed, and tools that cannot take the run down.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
