@@ -9,6 +9,8 @@ mod embed;
 mod epochs;
 mod erasures;
 mod ledger;
+#[cfg(test)]
+mod measure;
 mod memory;
 mod model;
 mod permissions;
