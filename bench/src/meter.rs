@@ -67,7 +67,7 @@ impl Meter {
     /// A tenant ran for the first time.
     pub fn user_created(&self) {
         let users = self.users.fetch_add(1, Ordering::Relaxed) + 1;
-        if users % self.every == 0 {
+        if users.is_multiple_of(self.every) {
             let audit = (self.audit_bytes)() - self.audit_before;
             self.samples.lock().push(Sample::new(users, rss_bytes(), audit));
         }
