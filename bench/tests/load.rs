@@ -2,6 +2,7 @@
 //! the figures it belongs to.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a load that cannot run is a failed test")]
 
 use clap::Parser as _;
 use loomflow_bench::config::Args;
