@@ -20,7 +20,7 @@ pub struct Args {
     /// Tenants in flight at once: `all` or a number (`all` for full, 64 for the others)
     #[arg(long)]
     pub concurrency: Option<Concurrency>,
-    /// Worker threads; 1 is a single-threaded runtime (all cores for full, 1 for the others)
+    /// Worker threads; 1 is a single-threaded runtime (all cores for full, 2 with --smoke, 1 for the others)
     #[arg(long)]
     pub threads: Option<usize>,
     /// The memory under test: `inmemory`
@@ -145,6 +145,7 @@ pub struct Config {
 
 const USERS: usize = 500;
 const SMOKE_USERS: usize = 200;
+const SMOKE_THREADS: usize = 2;
 const TURNS: usize = 5;
 const IN_FLIGHT: usize = 64;
 
@@ -175,7 +176,12 @@ impl Args {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let users = self.users.unwrap_or(if self.smoke { SMOKE_USERS } else { USERS });
         let turns = self.turns.unwrap_or(TURNS);
-        let threads = self.threads.unwrap_or(if full { cores } else { 1 });
+        let threads = self.threads.unwrap_or(match (full, self.smoke) {
+            (false, _) => 1,
+            // The same on every machine, so that a baseline can be compared.
+            (true, true) => SMOKE_THREADS,
+            (true, false) => cores,
+        });
         if users == 0 || turns == 0 || threads == 0 {
             return Err("--users, --turns and --threads must be at least 1".to_owned());
         }
@@ -223,7 +229,8 @@ mod tests {
         assert_eq!((full.users, full.turns, full.concurrency), (500, 5, 500));
         let text = resolve(&["--profile", "text"]).unwrap();
         assert_eq!((text.concurrency, text.threads), (64, 1));
-        assert_eq!(resolve(&["--smoke"]).unwrap().users, 200);
+        let smoke = resolve(&["--smoke"]).unwrap();
+        assert_eq!((smoke.users, smoke.threads), (200, 2));
         assert_eq!(resolve(&["--users", "7", "--concurrency", "all"]).unwrap().concurrency, 7);
     }
 

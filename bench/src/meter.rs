@@ -67,8 +67,8 @@ impl Meter {
     /// A tenant ran for the first time.
     pub fn user_created(&self) {
         let users = self.users.fetch_add(1, Ordering::Relaxed) + 1;
-        if users % self.every == 0 {
-            let audit = (self.audit_bytes)() - self.audit_before;
+        if users.is_multiple_of(self.every) {
+            let audit = (self.audit_bytes)().saturating_sub(self.audit_before);
             self.samples.lock().push(Sample::new(users, rss_bytes(), audit));
         }
     }
@@ -84,7 +84,7 @@ impl Meter {
             cpu_s: cpu - self.cpu,
             rss_before: self.rss,
             rss_after: rss_bytes(),
-            audit_bytes: (self.audit_bytes)() - self.audit_before,
+            audit_bytes: (self.audit_bytes)().saturating_sub(self.audit_before),
             samples,
         }
     }

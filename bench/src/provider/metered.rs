@@ -257,7 +257,7 @@ pub(crate) fn words(bytes: &[u8]) -> u64 {
     let mut count = 0;
     for byte in bytes {
         let blank = matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0c);
-        count += u64::from(inside < !blank);
+        count += u64::from(!inside && !blank);
         inside = !blank;
     }
     count

@@ -73,7 +73,8 @@ impl Closer {
 
     fn lane(&self, lane: usize) -> mpsc::Sender<Job> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let alive = lanes.as_ref().is_some_and(|all| all.iter().all(|sender| !sender.is_closed()));
+        // The lanes live and die together, with the runtime that runs them.
+        let alive = lanes.as_ref().is_some_and(|all| !all[lane].is_closed());
         if !alive {
             *lanes = Some((0..LANES).map(|_| spawn_lane()).collect());
         }

@@ -8,6 +8,8 @@ mod cache;
 mod embed;
 mod epochs;
 mod ledger;
+#[cfg(test)]
+mod measure;
 mod memory;
 mod model;
 mod permissions;

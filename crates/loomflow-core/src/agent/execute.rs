@@ -150,15 +150,12 @@ async fn start(run: &Arc<RunState>, task: &Task, resumed: bool) -> Result<()> {
     run.audit(Actor::User, Action::RunStarted, payload.finish()).await?;
     let session_id = ctx.session_id().clone();
     run.emit(|| EventKind::Started { session_id }).await;
-    hold_wall_clock(run).await
+    if run.agent.ledger.limits().wall_clock { Box::pin(hold_wall_clock(run)).await } else { Ok(()) }
 }
 
-/// Sets the run's time aside, where time is capped. What is granted is the run's deadline.
+/// Sets the run's time aside. What is granted is the run's deadline.
 async fn hold_wall_clock(run: &Arc<RunState>) -> Result<()> {
     let ledger = &run.agent.ledger;
-    if !ledger.limits().wall_clock {
-        return Ok(());
-    }
     let wanted = run.clock.remaining();
     let hold = Hold::wall_clock(run.next_hold(), wanted).with_lease(wanted + Duration::from_secs(60));
     match ledger.reserve(run.ctx.scope(), &hold).await? {

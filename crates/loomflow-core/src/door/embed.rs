@@ -15,7 +15,7 @@ pub(crate) async fn embed(run: &RunState, text: &Arc<str>) -> Option<Embedding> 
     if text.trim().is_empty() {
         return None;
     }
-    match embed_one(run, &**embedder, text).await {
+    match Box::pin(embed_one(run, &**embedder, text)).await {
         Ok(embedding) => Some(embedding),
         Err(error) => {
             run.ctx.count("loom.embedding.errors", 1, &[("error", error.kind().as_str())]);

@@ -89,7 +89,7 @@ async fn attempt(
     let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
     let stream = match opened {
         Ok(stream) => stream,
-        Err(error) => return Err(give_back(run, model, reservation, error, attempt).await),
+        Err(error) => return Err(Box::pin(give_back(run, model, reservation, error, attempt)).await),
     };
     let mut fold = Fold::new(model, reservation);
     match fold.read(run, stream).await {
@@ -135,7 +135,7 @@ pub(crate) async fn reserve(
             run.warn(granted.warnings).await?;
             Ok(reservation)
         }
-        Reserve::Refused(refusal) => Err(refused(run, *refusal).await),
+        Reserve::Refused(refusal) => Err(Box::pin(refused(run, *refusal)).await),
     }
 }
 

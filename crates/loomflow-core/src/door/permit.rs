@@ -59,7 +59,8 @@ pub(crate) async fn permit(run: &RunState, spec: &ToolSpec, bound: Bound) -> Res
     match decision {
         Decision::Allow => Ok(Permit::Granted(bound)),
         Decision::Deny { why } => Ok(Permit::Refused(why)),
-        Decision::Ask { why } => ask(run, spec, bound, why, version).await,
+        // Rare and large: boxed, so that calls nobody asks about do not carry it.
+        Decision::Ask { why } => Box::pin(ask(run, spec, bound, why, version)).await,
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) async fn run_tool(run: &Arc<RunState>, call: ToolCall, seq: u32) -> R
     let began = Instant::now();
     // Nothing is known to be idempotent before the tool is: an unknown one does nothing and may be asked again.
     let idempotent = run.agent.tools.get(&call.name).is_none_or(|tool| tool.spec().idempotent);
-    let outcome = match run.journaled(seq, idempotent, fingerprint, through(run, call.clone())).await? {
+    let outcome = match run.journaled(seq, idempotent, fingerprint, || through(run, call.clone())).await? {
         Journaled::Made(outcome) | Journaled::Replayed(outcome) => outcome,
         Journaled::InDoubt => return Ok(Executed::InDoubt),
     };

@@ -92,7 +92,7 @@ async fn prompt(run: &RunState, task: &Task) -> Result<Vec<Message>> {
             schema.schema()
         )
     });
-    let effect = async {
+    let effect = async || {
         let embedding = embed(run, &task.input).await;
         let question =
             Question { instructions: &agent.instructions, directive, input: &task.input, embedding };
@@ -113,7 +113,7 @@ async fn turn(run: &RunState, request: ModelRequest) -> Result<Answer> {
     let seq = run.next_steps(1);
     let messages = request.messages.clone();
     let fingerprint = || run.fingerprint("model", &*messages);
-    let made = run.journaled(seq, true, fingerprint, call_model(run, request)).await?;
+    let made = run.journaled(seq, true, fingerprint, || call_model(run, request)).await?;
     drop(messages);
     match made {
         Journaled::Made(answer) => Ok(answer),
@@ -136,13 +136,13 @@ async fn turn(run: &RunState, request: ModelRequest) -> Result<Answer> {
 async fn tools(run: &Arc<RunState>, calls: &Arc<[ToolCall]>) -> Result<Option<Vec<CallOutcome>>> {
     let first = run.next_steps(u32::try_from(calls.len()).unwrap_or(u32::MAX));
     if let [call] = &**calls {
-        return Ok(match run_tool(run, call.clone(), first).await? {
+        return Ok(match Box::pin(run_tool(run, call.clone(), first)).await? {
             Executed::Ended(outcome) => Some(vec![outcome]),
             Executed::InDoubt => None,
         });
     }
     let limit = run.agent.settings.max_parallel_tools.max(1);
-    let running = calls.iter().cloned().zip(first..).map(|(call, seq)| run_tool(run, call, seq));
+    let running = calls.iter().cloned().zip(first..).map(|(call, seq)| Box::pin(run_tool(run, call, seq)));
     let ended: Vec<Result<Executed>> = stream::iter(running).buffered(limit).collect().await;
     let mut outcomes = Vec::with_capacity(ended.len());
     for executed in ended {

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Digest;
 use crate::run::RunState;
-use crate::runtime::{Recorded, StepKey};
+use crate::runtime::{Recorded, Runtime, StepKey};
 
 /// What came of a journaled effect.
 #[derive(Debug)]
@@ -20,24 +20,39 @@ pub(crate) enum Journaled<T> {
 }
 
 impl RunState {
-    /// Makes an effect once over all lives of the run. `repeating` is called before an idempotent effect in doubt is
-    /// made again. Without a journal the effect is simply made.
+    /// Makes an effect once over all lives of the run. Without a journal the effect is simply made, in place: a run that
+    /// is not journaled must not pay for one that is.
     pub(crate) async fn journaled<T, F>(
         &self,
         seq: u32,
         idempotent: bool,
         fingerprint: impl FnOnce() -> Digest + Send,
-        effect: F,
+        effect: impl FnOnce() -> F + Send,
     ) -> Result<Journaled<T>>
     where
         T: Serialize + DeserializeOwned + Send + Sync,
         F: Future<Output = Result<T>> + Send,
     {
-        let Some(runtime) = self.agent.runtime.as_ref().filter(|runtime| runtime.journals()) else {
-            return effect.await.map(Journaled::Made);
-        };
-        let step = StepKey::new(seq, fingerprint(), idempotent);
-        let scope = self.ctx.scope();
+        match self.agent.runtime.as_ref().filter(|runtime| runtime.journals()) {
+            None => effect().await.map(Journaled::Made),
+            Some(runtime) => {
+                let step = StepKey::new(seq, fingerprint(), idempotent);
+                Box::pin(self.through_journal(&**runtime, step, effect)).await
+            }
+        }
+    }
+
+    async fn through_journal<T, F>(
+        &self,
+        runtime: &dyn Runtime,
+        step: StepKey,
+        effect: impl FnOnce() -> F + Send,
+    ) -> Result<Journaled<T>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let (scope, seq) = (self.ctx.scope(), step.seq);
         match runtime.begin(scope, &self.lease, &step).await? {
             Recorded::Done(text) => {
                 let value = serde_json::from_str(&text).map_err(|e| {
@@ -45,10 +60,10 @@ impl RunState {
                 })?;
                 return Ok(Journaled::Replayed(value));
             }
-            Recorded::InDoubt if !idempotent => return Ok(Journaled::InDoubt),
+            Recorded::InDoubt if !step.idempotent => return Ok(Journaled::InDoubt),
             Recorded::InDoubt | Recorded::Fresh => {}
         }
-        let value = effect.await?;
+        let value = effect().await?;
         let plain = serde_json::to_value(&value).map_err(|e| {
             Error::new(ErrorKind::Internal, format!("step {seq} cannot be written down: {e}"))
         })?;

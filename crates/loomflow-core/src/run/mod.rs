@@ -142,6 +142,10 @@ impl RunState {
 
     /// Tells of caps that reached their warning line: event, audit and metric.
     pub(crate) async fn warn(&self, warnings: Vec<Warning>) -> Result<()> {
+        if warnings.is_empty() { Ok(()) } else { Box::pin(self.warn_of(warnings)).await }
+    }
+
+    async fn warn_of(&self, warnings: Vec<Warning>) -> Result<()> {
         for warning in warnings {
             self.ctx.count("loom.budget.warnings", 1, &[("cap", warning.cap)]);
             let payload = self.ctx.redactor().object().name("cap", warning.cap);

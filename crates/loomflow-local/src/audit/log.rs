@@ -275,9 +275,6 @@ fn exported(line: &str) -> Result<Owned<ExportItem>> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::task::{Context, Poll, Waker};
-
     use futures_util::StreamExt;
     use loomflow_core::danger::assume_scope;
     use loomflow_core::{
@@ -285,6 +282,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::measure::at_once;
 
     fn scope(user: Option<&str>) -> Scope {
         let identity = user.map_or(Identity::Anonymous, |u| Identity::User(UserId::new(u).unwrap()));
@@ -295,14 +293,6 @@ mod tests {
         let payload = Redactor::new(Arc::new(KeepAll)).object().num("n", run as u64).finish();
         AuditEvent::new(Timestamp::from_micros(run as i64), Actor::User, action, payload)
             .in_run(SessionId::new("s").unwrap(), RunId::from_u128(run))
-    }
-
-    /// The first poll of a future, which must be the last.
-    fn at_once<T>(future: impl Future<Output = T>) -> T {
-        match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(value) => value,
-            Poll::Pending => panic!("appending waited"),
-        }
     }
 
     #[tokio::test]
@@ -382,5 +372,17 @@ mod tests {
         let receipt = log.forget(&alice, &Erase::everything()).await.unwrap();
         assert!(receipt.total() == 0 && receipt.retained[0].starts_with("1 audit entries"));
         assert!(log.verify().await.unwrap().is_valid());
+    }
+
+    /// Prints how long an append takes; run in release with `--ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement, not a check"]
+    #[allow(clippy::print_stdout, reason = "a measurement prints its figure")]
+    fn append_speed() {
+        let log = InMemoryAuditLog::new();
+        let (alice, event) = (scope(Some("alice")), event(7, Action::ToolIntent));
+        let copying = crate::measure::nanos(|| drop(std::hint::black_box(event.clone())));
+        let both = crate::measure::nanos(|| drop(at_once(log.append(&alice, event.clone()))));
+        println!("{} ns to append, {} bytes an entry", both - copying, log.approx_bytes() / log.len());
     }
 }

@@ -13,46 +13,48 @@ const MIN_SECRET: usize = 8;
 const MAX_SECRET: usize = 4_096;
 /// How many new secrets are kept in a small automaton before the large one is built anew.
 const RECENT: usize = 64;
+/// A secret has at most this many forms: raw, JSON, two percent-encoded, six within base64.
+const MAX_FORMS: usize = 10;
 
 /// The registered secrets, oldest first, in two automatons: a large one that is built seldom, and a small one for those
 /// that came since, so that registering n secrets does not cost n builds of everything.
-#[derive(Debug)]
 pub(crate) struct Exact {
     max: usize,
     known: HashSet<[u8; 32]>,
     settled: Tier,
     recent: Tier,
+    gate: Gate,
 }
 
 #[derive(Default)]
 struct Tier {
     secrets: VecDeque<Arc<Secret<String>>>,
     automaton: Option<AhoCorasick>,
-    gate: Gate,
 }
 
 /// A Bloom filter over the first eight bytes of every form, so that clean text costs the same however many secrets
 /// there are: about one multiplication a byte.
-#[derive(Default)]
 struct Gate {
     bits: Vec<u64>,
     shift: u32,
 }
 
 impl Gate {
-    fn new(forms: &[String]) -> Self {
-        let words = forms.len().max(64).next_power_of_two();
-        let mut gate = Self { bits: vec![0; words], shift: 64 - (words * 64).trailing_zeros() };
-        for form in forms {
-            if let Some(first) = form.as_bytes().first_chunk() {
-                for at in gate.places(*first) {
-                    gate.bits[at / 64] |= 1 << (at % 64);
-                }
-            }
-        }
-        gate
+    /// A filter with room for `forms` more than there are.
+    fn with_room(forms: usize) -> Self {
+        let words = forms.max(64).next_power_of_two();
+        Self { bits: vec![0; words], shift: 64 - (words * 64).trailing_zeros() }
     }
 
+    fn add(&mut self, form: &str) {
+        if let Some(first) = form.as_bytes().first_chunk() {
+            for at in self.places(*first) {
+                self.bits[at / 64] |= 1 << (at % 64);
+            }
+        }
+    }
+
+    #[inline]
     fn places(&self, window: [u8; MIN_SECRET]) -> [usize; 2] {
         let window = u64::from_le_bytes(window);
         // Two odd constants; the high bits of a product depend on every byte.
@@ -61,35 +63,38 @@ impl Gate {
     }
 
     fn may_hold(&self, text: &str) -> bool {
-        !self.bits.is_empty()
-            && text.as_bytes().windows(MIN_SECRET).any(|window| {
-                let window = window.try_into().expect("a window is eight bytes");
-                self.places(window).iter().all(|at| self.bits[at / 64] >> (at % 64) & 1 == 1)
-            })
+        text.as_bytes().windows(MIN_SECRET).any(|window| {
+            let window = window.try_into().expect("a window is eight bytes");
+            self.places(window).iter().all(|at| self.bits[at / 64] >> (at % 64) & 1 == 1)
+        })
     }
 }
 
-impl std::fmt::Debug for Tier {
+impl std::fmt::Debug for Exact {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} secrets", self.secrets.len())
+        write!(f, "{} secrets", self.known.len())
     }
 }
 
 impl Tier {
     fn rebuild(&mut self) {
         let forms: Vec<String> = self.secrets.iter().flat_map(|s| forms(s.expose())).collect();
-        let gate = Gate::new(&forms);
         // Only a set of patterns beyond every limit of the automaton fails; the old one then goes on.
         if let Ok(built) = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms) {
             self.automaton = Some(built);
-            self.gate = gate;
         }
     }
 }
 
 impl Exact {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max: max.max(1), known: HashSet::new(), settled: Tier::default(), recent: Tier::default() }
+        Self {
+            max: max.max(1),
+            known: HashSet::new(),
+            settled: Tier::default(),
+            recent: Tier::default(),
+            gate: Gate::with_room(RECENT * MAX_FORMS),
+        }
     }
 
     /// Whether the secret is found from now on; `false` when it is too short, or known already.
@@ -102,6 +107,7 @@ impl Exact {
         if self.recent.secrets.len() > RECENT || self.known.len() > self.max {
             self.settle();
         } else {
+            forms(value).iter().for_each(|form| self.gate.add(form));
             self.recent.rebuild();
         }
         true
@@ -124,14 +130,21 @@ impl Exact {
             }
         }
         self.settled.rebuild();
+        self.gate = Gate::with_room((self.settled.secrets.len() + RECENT) * MAX_FORMS);
+        for secret in &self.settled.secrets {
+            forms(secret.expose()).iter().for_each(|form| self.gate.add(form));
+        }
     }
 
     /// The text without registered secrets, if there were any.
     pub(crate) fn scrub(&self, text: &str, with: &str) -> Option<String> {
+        if !self.gate.may_hold(text) {
+            return None;
+        }
         let mut out = None;
         for tier in [&self.settled, &self.recent] {
             let text = out.as_deref().unwrap_or(text);
-            let Some(automaton) = tier.automaton.as_ref().filter(|_| tier.gate.may_hold(text)) else {
+            let Some(automaton) = tier.automaton.as_ref() else {
                 continue;
             };
             if automaton.is_match(text) {
