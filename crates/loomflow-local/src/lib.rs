@@ -8,8 +8,6 @@ mod cache;
 mod embed;
 mod epochs;
 mod ledger;
-#[cfg(test)]
-mod measure;
 mod memory;
 mod model;
 mod permissions;

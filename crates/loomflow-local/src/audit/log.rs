@@ -275,14 +275,13 @@ fn exported(line: &str) -> Result<Owned<ExportItem>> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
+    use futures_util::{FutureExt as _, StreamExt};
     use loomflow_core::danger::assume_scope;
     use loomflow_core::{
         Action, Actor, Epoch, Identity, KeepAll, Namespace, Redactor, RunId, SessionId, Timestamp, UserId,
     };
 
     use super::*;
-    use crate::measure::at_once;
 
     fn scope(user: Option<&str>) -> Scope {
         let identity = user.map_or(Identity::Anonymous, |u| Identity::User(UserId::new(u).unwrap()));
@@ -301,7 +300,11 @@ mod tests {
         let users = [Some("user_1"), Some("user_10"), Some("User_1"), None];
         for n in 0..40_u128 {
             let scope = scope(users[n as usize % 4]);
-            let receipt = at_once(log.append(&scope, event(n, Action::ModelCall))).unwrap();
+            let receipt = log
+                .append(&scope, event(n, Action::ModelCall))
+                .now_or_never()
+                .expect("an append never waits")
+                .unwrap();
             assert_eq!(receipt.seq, n as u64 + 1);
             let done = log.verify().await.unwrap();
             assert!(done.is_valid(), "{:?}", done.problems);
@@ -372,17 +375,5 @@ mod tests {
         let receipt = log.forget(&alice, &Erase::everything()).await.unwrap();
         assert!(receipt.total() == 0 && receipt.retained[0].starts_with("1 audit entries"));
         assert!(log.verify().await.unwrap().is_valid());
-    }
-
-    /// Prints how long an append takes; run in release with `--ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement, not a check"]
-    #[allow(clippy::print_stdout, reason = "a measurement prints its figure")]
-    fn append_speed() {
-        let log = InMemoryAuditLog::new();
-        let (alice, event) = (scope(Some("alice")), event(7, Action::ToolIntent));
-        let copying = crate::measure::nanos(|| drop(std::hint::black_box(event.clone())));
-        let both = crate::measure::nanos(|| drop(at_once(log.append(&alice, event.clone()))));
-        println!("{} ns to append, {} bytes an entry", both - copying, log.approx_bytes() / log.len());
     }
 }

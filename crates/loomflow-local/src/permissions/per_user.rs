@@ -193,21 +193,4 @@ mod tests {
             seen.push(version);
         }
     }
-
-    /// Prints how long a check takes among 10,000 users; run in release with `--ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement, not a check"]
-    #[allow(clippy::print_stdout, reason = "a measurement prints its figure")]
-    fn check_speed() {
-        let mut policy = PerUserPermissions::new(StandardPermissions::default());
-        for n in 0..10_000 {
-            policy = policy.policy(user(&format!("user_{n}")), StandardPermissions::bypass());
-        }
-        let (ctx, call) = (context(Some("user_777")), ToolCall::new("c", "pay", "{}"));
-        let nanos = crate::measure::nanos(|| {
-            let decided = crate::measure::at_once(policy.check(&ctx, &call, Effect::Write));
-            std::hint::black_box(decided).unwrap();
-        });
-        println!("{nanos} ns a check");
-    }
 }

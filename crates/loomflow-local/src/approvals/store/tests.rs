@@ -1,3 +1,5 @@
+//! Who may decide, when, and how often.
+
 use loomflow_core::danger::assume_scope;
 use loomflow_core::{Effect, Identity, RunId};
 

@@ -1,3 +1,5 @@
+//! Every known shape is found, and clean text is left alone.
+
 use super::*;
 
 /// `n` characters that no prefix, word or English text contains.
@@ -139,27 +141,4 @@ fn a_registered_secret_is_found_from_then_on() {
     scrub.register(&Arc::new(Secret::new("word".to_owned())));
     assert_eq!(scrub.scrub(text), format!("the word is {MARK}, again {MARK}"));
     assert!(!format!("{scrub:?}").contains("swordfish"));
-}
-
-/// Prints how long clean text takes; run in release with `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a check"]
-#[allow(clippy::print_stdout, reason = "a measurement prints its figure")]
-fn clean_speed() {
-    let scrub = PatternScrub::new();
-    let clean = "The quick brown fox jumps over the lazy dog while Ada asks where her order of 3 blue chairs may be now.";
-    let near = "The count of tokens was 1234; the password was forgotten, so a key was sent to the user by mail today.";
-    println!("{:?}", scrub.patterns);
-    let measure = |what: &str, text: &str| {
-        let nanos =
-            crate::measure::nanos(|| drop(std::hint::black_box(scrub.scrub(std::hint::black_box(text)))));
-        println!("{nanos} ns for {} bytes of {what}", text.len());
-    };
-    measure("clean text", clean);
-    measure("nothing", "");
-    measure("clean text that mentions secrets", near);
-    for n in 0..100 {
-        scrub.register(&Arc::new(Secret::new(format!("secret-number-{n:04}"))));
-    }
-    measure("clean text, 100 secrets registered", clean);
 }

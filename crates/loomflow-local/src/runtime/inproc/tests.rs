@@ -1,3 +1,5 @@
+//! Leases, fences, steps and erasure of the in-process runtime.
+
 use futures_util::StreamExt;
 use loomflow_core::danger::assume_scope;
 use loomflow_core::{Digest, Identity, KeepAll, Namespace, Redactor, SessionId, Timestamp, UserId};
@@ -15,7 +17,7 @@ fn scope(user: &str) -> Scope {
 }
 
 fn redacted(text: &str) -> Redacted<String> {
-    Redactor::new(Arc::new(KeepAll::default())).text(text)
+    Redactor::new(Arc::new(KeepAll)).text(text)
 }
 
 fn opening(run: u128, session: &str) -> RunOpening {
@@ -205,23 +207,4 @@ async fn an_erased_run_writes_nothing_more() {
         runtime.renew(&scope_at("alice", 2), &new, Duration::from_secs(1)).await.unwrap();
         runtime.renew(&scope("bob"), &bobs, Duration::from_secs(1)).await.unwrap();
     }
-}
-
-/// Prints how long opening and closing takes; run in release with `--ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement, not a check"]
-#[allow(clippy::print_stdout, reason = "a measurement prints its figure")]
-async fn open_close_speed() {
-    let runtime = InProcRuntime::new();
-    for n in 0..500 {
-        runtime.open(&scope(&format!("user_{n}")), opening(n, "s")).await.unwrap();
-    }
-    let alice = scope("alice");
-    let template = opening(9, "conv_42");
-    let copying = crate::measure::nanos(|| drop(std::hint::black_box(template.clone())));
-    let both = crate::measure::nanos(|| {
-        let lease = crate::measure::at_once(runtime.open(&alice, template.clone())).unwrap();
-        crate::measure::at_once(runtime.close(&alice, &lease, RunStatus::Completed)).unwrap();
-    });
-    println!("{} ns to open and close", both - copying);
 }
