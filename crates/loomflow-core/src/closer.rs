@@ -55,20 +55,22 @@ impl Closer {
     /// Waits until everything handed over so far is finished.
     pub(crate) async fn drain(&self) -> Result<()> {
         let running = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !running {
-            return Ok(());
-        }
-        for lane in 0..LANES {
-            let (done, wait) = oneshot::channel();
-            let slot = self.slot(lane as u128).await?;
-            slot.hand_over(Box::pin(async move {
-                // The waiter may have been dropped; the barrier itself has no other effect.
-                let _gone = done.send(());
-            }));
-            wait.await
-                .map_err(|_| Error::new(ErrorKind::Internal, "the closer's task ended while draining"))?;
+        if running {
+            for lane in 0..LANES {
+                self.barrier(lane as u128).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Waits until everything that was handed over in the lane of `key` so far is finished.
+    pub(crate) async fn barrier(&self, key: u128) -> Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.slot(key).await?.hand_over(Box::pin(async move {
+            // The waiter may have been dropped; the barrier itself has no other effect.
+            let _gone = done.send(());
+        }));
+        wait.await.map_err(|_| Error::new(ErrorKind::Internal, "the closer's task ended before it was done"))
     }
 
     fn lane(&self, lane: usize) -> mpsc::Sender<Job> {

@@ -223,11 +223,6 @@ impl<T> Owned<T> {
         &self.owner
     }
 
-    /// The same owner with the value mapped: for a decorator that changes what it passes on.
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Owned<U> {
-        Owned { owner: self.owner, value: f(self.value) }
-    }
-
     /// The value, if it belongs to `scope`.
     ///
     /// # Errors

@@ -123,11 +123,14 @@ impl ToolSpec {
     }
 }
 
-/// Binds a permit, an approval and an audit record to one call: run, call id, tool, schema and canonical arguments.
+/// Binds a permit, an approval and an audit record to one call: run, place in the run, call id, tool, schema and canonical
+/// arguments. `step` counts the calls of the run, so two calls that a model makes on purpose stay two, even where a
+/// provider numbers its calls anew in every turn.
 #[must_use]
-pub fn call_digest(run: RunId, call: &ToolCall, spec: &ToolSpec, arguments: &Value) -> Digest {
+pub fn call_digest(run: RunId, step: u32, call: &ToolCall, spec: &ToolSpec, arguments: &Value) -> Digest {
     Digest::of(&[
         &run.as_u128().to_be_bytes(),
+        &step.to_be_bytes(),
         call.id.as_bytes(),
         call.name.as_bytes(),
         spec.digest().as_bytes(),
@@ -266,14 +269,15 @@ mod tests {
         let call = ToolCall::new("c1", "pay", "");
         let args = serde_json::json!({"to": "bob", "cents": 1});
         let same = serde_json::from_str::<Value>(r#"{"cents":1,"to":"bob"}"#).unwrap();
-        let base = call_digest(RunId::from_u128(1), &call, &spec, &args);
-        assert_eq!(base, call_digest(RunId::from_u128(1), &call, &spec, &same));
-        assert_ne!(base, call_digest(RunId::from_u128(2), &call, &spec, &args));
-        assert_ne!(base, call_digest(RunId::from_u128(1), &ToolCall::new("c2", "pay", ""), &spec, &args));
-        assert_ne!(base, call_digest(RunId::from_u128(1), &call, &other, &args));
+        let base = call_digest(RunId::from_u128(1), 0, &call, &spec, &args);
+        assert_ne!(base, call_digest(RunId::from_u128(1), 1, &call, &spec, &args));
+        assert_eq!(base, call_digest(RunId::from_u128(1), 0, &call, &spec, &same));
+        assert_ne!(base, call_digest(RunId::from_u128(2), 0, &call, &spec, &args));
+        assert_ne!(base, call_digest(RunId::from_u128(1), 0, &ToolCall::new("c2", "pay", ""), &spec, &args));
+        assert_ne!(base, call_digest(RunId::from_u128(1), 0, &call, &other, &args));
         assert_ne!(
             base,
-            call_digest(RunId::from_u128(1), &call, &spec, &serde_json::json!({"to": "bob", "cents": 2}))
+            call_digest(RunId::from_u128(1), 0, &call, &spec, &serde_json::json!({"to": "bob", "cents": 2}))
         );
     }
 }

@@ -74,14 +74,13 @@ impl Harness {
         let found = self.store.list(scope, now).await.must("list");
         for owned in found.clone() {
             let owner = owned.owner().clone();
-            let request = owned.map(|a| a.request);
             let allowed = scope.owns(&owner) || {
                 let requester = loomflow_core::danger::assume_scope(
                     owner.namespace().clone(),
                     owner.identity().clone(),
                     scope.epoch(),
                 );
-                request.open(&requester).must("opening a listed request").may_decide(&owner, scope.owner())
+                owned.open(&requester).must("opening a listed request").request.may_decide(&owner, scope.owner())
             };
             assert!(
                 allowed,

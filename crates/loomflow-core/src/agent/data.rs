@@ -10,6 +10,7 @@ use crate::agent::{Run, UserAgent};
 use crate::approval::{Approval, ApprovalDecision, ApprovalStore};
 use crate::audit::{Action, Actor, AuditEntry, AuditEvent, AuditQuery};
 use crate::clock::Timestamp;
+use crate::closer::Handoff;
 use crate::context::{open_all, open_owned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ApprovalId, RunId};
@@ -19,6 +20,9 @@ use crate::redact::Redacted;
 use crate::runtime::RunRecord;
 use crate::scope::{Epoch, Scope};
 use crate::tenant_data::{Erase, Erased, ExportItem, ExportStream};
+
+/// How often an erasure that met another one draws a newer epoch.
+const ERASURE_ATTEMPTS: u32 = 5;
 
 /// What an erasure did, store by store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,23 +106,43 @@ impl UserAgent {
     ///
     /// Whatever the first failing store failed with, naming it.
     pub async fn forget(&self, what: Erase) -> Result<ForgetReceipt> {
-        let epoch = self.scope().await?.epoch().next();
-        let scope = Scope::mint(self.owner.clone(), epoch);
+        let slot = self.agent.closer.slot(rand::random()).await?;
+        let user = self.clone();
+        // Half an erasure is none: a caller who goes away leaves the rest of it to the closer.
+        Handoff::new(slot, Box::pin(async move { user.forget_everywhere(&what).await })).await
+    }
+
+    async fn forget_everywhere(&self, what: &Erase) -> Result<ForgetReceipt> {
+        let mut lost = None;
+        for _ in 0..ERASURE_ATTEMPTS {
+            let epoch = self.scope().await?.epoch().next();
+            let scope = Scope::mint(self.owner.clone(), epoch);
+            match self.forget_in(&scope, what).await {
+                // Another erasure drew the same epoch and was first: this one needs a newer.
+                Err(error) if error.kind() == ErrorKind::Conflict => lost = Some(error),
+                other => return other,
+            }
+        }
+        Err(lost.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "too many erasures at once; try again")))
+    }
+
+    async fn forget_in(&self, scope: &Scope, what: &Erase) -> Result<ForgetReceipt> {
+        let epoch = scope.epoch();
         let mut receipt = ForgetReceipt { at: self.agent.services.clock.now(), epoch, stores: Vec::new() };
         let mut failure = None;
         for store in self.agent.stores() {
-            match store.forget(&scope, &what).await {
+            match store.forget(scope, what).await {
                 Ok(line) => receipt.stores.push(line),
                 Err(error) => failure = failure.or(Some(error.with_context("store", store.store_name()))),
             }
         }
-        match self.agent.services.cache.clear(&scope).await {
+        match self.agent.services.cache.clear(scope).await {
             Ok(n) => receipt.stores.push(Erased::new("tool_cache").with_count("entry", n)),
             Err(error) => failure = failure.or(Some(error.with_context("store", "tool_cache"))),
         }
         let payload = self.agent.services.redactor.object().num("records", receipt.total());
         let payload = payload.num("epoch", epoch.get()).bool("complete", failure.is_none()).finish();
-        self.record(&scope, Action::MemoryForget, payload).await?;
+        self.record(scope, Action::MemoryForget, payload).await?;
         failure.map_or(Ok(receipt), Err)
     }
 

@@ -54,7 +54,12 @@ pub(crate) async fn execute(
 ) -> Result<RunResult> {
     check(&agent, &asked)?;
     let began = agent.services.clock.now();
-    let (run, finisher) = begin(&agent, &owner, &asked, events, began).await?;
+    let beginning = begin(&agent, &owner, &asked, events, began);
+    let Ok(begun) = tokio::time::timeout(agent.settings.run_timeout, beginning).await else {
+        return Err(Error::new(ErrorKind::Timeout, "the stores did not let the run begin in time")
+            .with_operation("begin"));
+    };
+    let (run, finisher) = begun?;
     let task = Task { input: asked.input, schema: asked.schema, output_retries: asked.output_retries };
     let ended = guarded_by_deadline(&run, &task, asked.resume.is_some()).await;
     conclude(&run, finisher, began, ended).await
@@ -130,12 +135,22 @@ async fn guarded_by_deadline(run: &Arc<RunState>, task: &Task, resumed: bool) ->
         Either::Right(((), work)) => {
             // Whatever the loop holds is settled before the terminal record: its drop comes first.
             drop(work);
+            settled(run).await;
             Err(Error::new(
                 ErrorKind::Timeout,
                 format!("the run took longer than {:?}", run.agent.settings.run_timeout),
             )
             .with_operation("run"))
         }
+    }
+}
+
+/// Waits, for a while, until what the dropped loop left behind is settled and recorded, so that the run's record is the last
+/// one and says what was used.
+async fn settled(run: &RunState) {
+    let barrier = run.agent.closer.barrier(run.ctx.run_id().as_u128());
+    if tokio::time::timeout(COMMIT_LIMIT, barrier).await.is_err() {
+        run.ctx.count("loom.finish.errors", 1, &[("store", "closer")]);
     }
 }
 
@@ -188,8 +203,11 @@ async fn conclude(
     };
     let reason = outcome.reason.clone().or_else(|| error.as_ref().map(|e| e.kind().as_str().to_owned()));
     let recorded = finisher.finish(Ending::new(outcome.status, reason)).await;
-    if recorded.is_err() {
-        degraded.push("audit");
+    let (mut outcome, mut error) = (outcome, error);
+    if let Err(unrecorded) = recorded {
+        // An agent that must not go on unrecorded does not hand out an answer whose end is not on record.
+        outcome.status = RunStatus::Failed;
+        error = error.or(Some(unrecorded));
     }
     let result = result(run, began, outcome, degraded);
     announce(run, &result, error.as_ref()).await;

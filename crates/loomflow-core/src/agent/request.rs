@@ -197,12 +197,12 @@ impl Stream for EventStream {
             self.result = Some(result);
             self.run = None;
         }
-        match self.events.poll_recv(cx) {
-            Poll::Ready(event) => Poll::Ready(event),
-            // The run is over and its sender may live on in the closer: what is in the buffer was read, so this is the end.
-            Poll::Pending if self.run.is_none() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        if self.run.is_none() {
+            // The run is over, so the buffer holds all there will ever be. Not `poll_recv`: it also answers "pending" when
+            // the task has used up its share of the scheduler, and that must not pass for the end.
+            return Poll::Ready(self.events.try_recv().ok());
         }
+        self.events.poll_recv(cx)
     }
 }
 

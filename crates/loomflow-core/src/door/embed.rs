@@ -1,11 +1,16 @@
 //! Embeddings, through the same gate as every other model call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::door::guarded;
 use crate::door::model::reserve;
 use crate::memory::Embedding;
 use crate::model::{AdmittedEmbed, one_embedding};
 use crate::run::RunState;
+
+/// The longest a vector may take: recall by words needs none.
+const EMBED_LIMIT: Duration = Duration::from_secs(10);
 
 /// The vector of `text`, or `None` without an embedder.
 ///
@@ -15,7 +20,7 @@ pub(crate) async fn embed(run: &RunState, text: &Arc<str>) -> Option<Embedding> 
     if text.trim().is_empty() {
         return None;
     }
-    match Box::pin(embed_one(run, &**embedder, text)).await {
+    match Box::pin(guarded("the embedder", EMBED_LIMIT, embed_one(run, &**embedder, text))).await {
         Ok(embedding) => Some(embedding),
         Err(error) => {
             run.ctx.count("loom.embedding.errors", 1, &[("error", error.kind().as_str())]);

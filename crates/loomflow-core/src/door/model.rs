@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
+use crate::closer::{Handoff, Slot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::ledger::{Held, Hold, HoldTicket, Refusal, Reservation, Reserve, Sent};
+use crate::ledger::{Held, Hold, HoldTicket, Refusal, Reservation, Reserve, Sent, Settled};
 use crate::r#loop::Reply;
 use crate::message::ToolCall;
 use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
@@ -31,12 +32,15 @@ const LEASE_MARGIN: Duration = Duration::from_secs(60);
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) usage: Usage,
+    /// A digest of the calls as the model made them, where a journal keeps them redacted.
+    #[serde(default)]
+    pub(crate) calls: Option<String>,
 }
 
 /// Calls the agent's model: every attempt is reserved, admitted, streamed and settled.
 ///
 /// A refusal comes back as an error that carries it. Nothing is sent then.
-pub(crate) async fn call_model(run: &RunState, request: ModelRequest) -> Result<Answer> {
+pub(crate) async fn call_model(run: &Arc<RunState>, request: ModelRequest) -> Result<Answer> {
     let model = &run.agent.model;
     let mut failed = 0;
     loop {
@@ -76,8 +80,15 @@ impl From<Error> for Failure {
     }
 }
 
+impl Failure {
+    /// A store of our own failed after the provider was asked: asking again would pay again, and mend nothing.
+    fn after_the_call(error: Error) -> Self {
+        Self { error: error.with_retryable(false), shown: true }
+    }
+}
+
 async fn attempt(
-    run: &RunState,
+    run: &Arc<RunState>,
     model: &dyn Model,
     mut request: ModelRequest,
     attempt: u32,
@@ -85,30 +96,36 @@ async fn attempt(
     let input = model.count_tokens(&request);
     let reservation = reserve(run, input, request.max_output_tokens, 1, model.price()).await?;
     request.max_output_tokens = reservation.output_tokens();
+    let slot = run.slot().await?;
     let reservation = reservation.sent().await?;
+    let mut promise = RecordPromise::new(run.clone(), slot, input, model.price(), attempt);
     let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
     let stream = match opened {
         Ok(stream) => stream,
-        Err(error) => return Err(Box::pin(give_back(run, model, reservation, error, attempt)).await),
-    };
-    let mut fold = Fold::new(model, reservation);
-    match fold.read(run, stream).await {
-        Ok(done) => settle(run, model, fold, done, attempt).await.map_err(Failure::from),
         Err(error) => {
-            let shown = fold.shown;
-            let (usage, closing) = fold.reservation.settle_and_tell(None);
-            run.totals().usage += usage;
-            closing.await?;
-            record(
-                run,
-                model,
-                attempt,
-                &usage,
-                &Outcome { status: error.kind().as_str(), ..Outcome::default() },
-            )
-            .await?;
-            Err(Failure { error, shown })
+            promise.void();
+            return Err(Box::pin(give_back(run, model, reservation, error, attempt)).await);
         }
+    };
+    let mut fold = Fold::new(model, reservation, promise);
+    let read = fold.read(run, stream).await;
+    let Fold { reservation, mut promise, text, calls, shown, .. } = fold;
+    let reported = read.as_ref().ok().and_then(|done| done.usage);
+    let outcome = Outcome {
+        status: read.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"),
+        estimated: reported.is_none(),
+        excess_tokens: 0,
+        request_id: read.as_ref().ok().and_then(|done| done.request_id.as_deref()),
+    };
+    let (usage, closing) = reservation.settle_and_tell(reported);
+    run.totals().usage += usage;
+    promise.void();
+    settle(run, model, closing, &usage, outcome, attempt).await.map_err(Failure::after_the_call)?;
+    match read {
+        Ok(done) => {
+            Ok(Answer { reply: Reply { text: text.into(), calls, stop: done.stop }, usage, calls: None })
+        }
+        Err(error) => Err(Failure { error, shown }),
     }
 }
 
@@ -177,7 +194,7 @@ async fn give_back(
     run.totals().usage += usage;
     let outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     let closed = closing.await.map(drop);
-    let recorded = record(run, model, attempt, &usage, &outcome).await;
+    let recorded = record(run, model.name(), attempt, &usage, &outcome).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
@@ -185,31 +202,23 @@ async fn give_back(
     }
 }
 
+/// Closes the hold and records the call.
 async fn settle(
     run: &RunState,
     model: &dyn Model,
-    fold: Fold<'_>,
-    done: Done,
+    closing: Handoff<Result<Settled>>,
+    usage: &Usage,
+    mut outcome: Outcome<'_>,
     attempt: u32,
-) -> Result<Answer> {
-    let Fold { reservation, text, calls, .. } = fold;
-    let estimated = done.usage.is_none();
-    let (usage, closing) = reservation.settle_and_tell(done.usage);
-    run.totals().usage += usage;
+) -> Result<()> {
     let settled = closing.await?;
     if settled.excess_tokens > 0 {
         run.ctx.count("loom.budget.excess_tokens", settled.excess_tokens, &[]);
     }
-    count_usage(run, &usage);
-    let outcome = Outcome {
-        status: "ok",
-        estimated,
-        excess_tokens: settled.excess_tokens,
-        request_id: done.request_id.as_deref(),
-    };
-    record(run, model, attempt, &usage, &outcome).await?;
-    run.warn(settled.warnings).await?;
-    Ok(Answer { reply: Reply { text: text.into(), calls, stop: done.stop }, usage })
+    count_usage(run, usage);
+    outcome.excess_tokens = settled.excess_tokens;
+    record(run, model.name(), attempt, usage, &outcome).await?;
+    run.warn(settled.warnings).await
 }
 
 fn count_usage(run: &RunState, usage: &Usage) {
@@ -230,7 +239,7 @@ struct Outcome<'a> {
 
 async fn record(
     run: &RunState,
-    model: &dyn Model,
+    model: &str,
     attempt: u32,
     usage: &Usage,
     outcome: &Outcome<'_>,
@@ -239,7 +248,7 @@ async fn record(
         .ctx
         .redactor()
         .object()
-        .name("model", model.name())
+        .name("model", model)
         .name("status", outcome.status)
         .num("input_tokens", usage.input_tokens)
         .num("output_tokens", usage.output_tokens)
@@ -263,10 +272,48 @@ async fn record(
     run.audit(Actor::Model, Action::ModelCall, payload.finish()).await
 }
 
+/// The promise that a call which left is recorded: void once the call's end records it, and kept by the closer when the run
+/// goes away in the middle. What was streamed until then counts into the run's totals at once.
+struct RecordPromise {
+    open: Option<(Arc<RunState>, Slot)>,
+    input: u64,
+    streamed: u64,
+    price: Option<Price>,
+    attempt: u32,
+}
+
+impl RecordPromise {
+    fn new(run: Arc<RunState>, slot: Slot, input: u64, price: Option<Price>, attempt: u32) -> Self {
+        Self { open: Some((run, slot)), input, streamed: 0, price, attempt }
+    }
+
+    fn void(&mut self) {
+        self.open = None;
+    }
+}
+
+impl Drop for RecordPromise {
+    fn drop(&mut self) {
+        let Some((run, slot)) = self.open.take() else { return };
+        let usage = Usage::new(self.input, self.streamed);
+        let usage = usage.with_cost(self.price.map(|price| price.cost(&usage)).unwrap_or_default());
+        run.totals().usage += usage;
+        let attempt = self.attempt;
+        drop(Handoff::new(
+            slot,
+            Box::pin(async move {
+                let outcome = Outcome { status: "cut_off", estimated: true, ..Outcome::default() };
+                record(&run, run.agent.model.name(), attempt, &usage, &outcome).await
+            }),
+        ));
+    }
+}
+
 /// Folds a stream into a reply, charging each piece as it arrives.
 struct Fold<'m> {
     model: &'m dyn Model,
     reservation: Reservation<Sent>,
+    promise: RecordPromise,
     text: String,
     calls: Vec<ToolCall>,
     bytes: usize,
@@ -274,8 +321,8 @@ struct Fold<'m> {
 }
 
 impl<'m> Fold<'m> {
-    fn new(model: &'m dyn Model, reservation: Reservation<Sent>) -> Self {
-        Self { model, reservation, text: String::new(), calls: Vec::new(), bytes: 0, shown: false }
+    fn new(model: &'m dyn Model, reservation: Reservation<Sent>, promise: RecordPromise) -> Self {
+        Self { model, reservation, promise, text: String::new(), calls: Vec::new(), bytes: 0, shown: false }
     }
 
     async fn read(&mut self, run: &RunState, mut stream: ModelStream) -> Result<Done> {
@@ -303,7 +350,9 @@ impl<'m> Fold<'m> {
 
     /// Counts a piece at once, so that a caller who goes away here has paid for it.
     fn count(&mut self, piece: &str) -> Result<()> {
-        self.reservation.streamed(self.model.count_output(piece));
+        let tokens = self.model.count_output(piece);
+        self.reservation.streamed(tokens);
+        self.promise.streamed = self.promise.streamed.saturating_add(tokens);
         self.bytes += piece.len();
         if self.bytes > MAX_REPLY_BYTES {
             return Err(Error::new(
@@ -322,8 +371,10 @@ impl<'m> Fold<'m> {
                 format!("the model asked for more than {MAX_CALLS} tool calls"),
             ));
         }
-        if call.id.is_empty() || self.calls.iter().any(|other| other.id == call.id) {
-            call.id = Arc::from(format!("{}#{}", call.id, self.calls.len()));
+        let mut number = self.calls.len();
+        while call.id.is_empty() || self.calls.iter().any(|other| other.id == call.id) {
+            call.id = Arc::from(format!("{}#{number}", call.id));
+            number += 1;
         }
         self.calls.push(call);
         Ok(())

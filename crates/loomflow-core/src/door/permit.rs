@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::approval::{ApprovalDecision, ApprovalRequest, ApprovalState, ApprovalStore, Notified};
+use crate::approval::{
+    Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
+};
 use crate::audit::{Action, Actor};
+use crate::context::open_all;
 use crate::door::guarded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -16,10 +19,13 @@ use crate::message::{Digest, ToolCall};
 use crate::permissions::Decision;
 use crate::redact::ObjectWriter;
 use crate::run::RunState;
+use crate::scope::Owned;
 use crate::tool::{ToolSpec, call_digest};
 
 /// How often a waiting run looks by itself whether its request was decided, should the store's notice get lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long it waits at the least before it looks again.
+const LOOK_LATER: Duration = Duration::from_millis(10);
 
 /// A call with its arguments parsed and bound.
 #[derive(Clone, Debug)]
@@ -27,19 +33,20 @@ pub(crate) struct Bound {
     pub(crate) call: ToolCall,
     pub(crate) arguments: Arc<Value>,
     pub(crate) digest: Digest,
+    pub(crate) step: u32,
 }
 
 impl Bound {
-    pub(crate) fn new(run: &RunState, call: ToolCall, spec: &ToolSpec) -> Result<Self> {
+    pub(crate) fn new(run: &RunState, step: u32, call: ToolCall, spec: &ToolSpec) -> Result<Self> {
         let arguments = Arc::new(call.parse_arguments()?);
-        let digest = call_digest(run.ctx.run_id(), &call, spec, &arguments);
-        Ok(Self { call, arguments, digest })
+        let digest = call_digest(run.ctx.run_id(), step, &call, spec, &arguments);
+        Ok(Self { call, arguments, digest, step })
     }
 
     fn edited(&self, run: &RunState, spec: &ToolSpec, arguments: Value) -> Result<Self> {
         let mut call = self.call.clone();
         call.arguments = arguments.to_string().into();
-        Self::new(run, call, spec)
+        Self::new(run, self.step, call, spec)
     }
 }
 
@@ -107,6 +114,9 @@ async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, versi
         let told = format!("{why}; approval is required and there is nobody to ask");
         return deny(run, spec, &bound, Action::ApprovalDenied, None, told.into()).await;
     };
+    if let Some(earlier) = asked_before(run, &**store, &bound).await? {
+        return await_decision(run, spec, bound, &**store, &earlier, None).await;
+    }
     let request = request(run, spec, &bound, why, version);
     store.create(run.ctx.scope(), request.clone()).await?;
     let payload = about(run, spec, &bound).show("approval_id", request.id).show("digest", bound.digest);
@@ -121,33 +131,65 @@ async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, versi
     })
     .await;
 
+    await_decision(run, spec, bound, &**store, &request, Some(&**handler)).await
+}
+
+/// The request that an earlier life of this run made for this very call, if it is still open: a crash while somebody thinks
+/// must not lose what they decide.
+async fn asked_before(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    bound: &Bound,
+) -> Result<Option<ApprovalRequest>> {
+    if !run.is_journaled() {
+        return Ok(None);
+    }
+    let own = |approval: &Owned<Approval>| run.ctx.scope().owns(approval.owner());
+    let found = store.list(run.ctx.scope(), run.ctx.now()).await?.into_iter().filter(own).collect();
+    let open = open_all(run.ctx.services(), run.ctx.scope(), "approvals", found).await?;
+    let this = |approval: &Approval| {
+        approval.request.run == run.ctx.run_id() && approval.request.digest == bound.digest
+    };
+    Ok(open.into_iter().find(this).map(|approval| approval.request))
+}
+
+/// Tells somebody (unless they were told before), waits for their decision, and checks everything again.
+async fn await_decision(
+    run: &RunState,
+    spec: &ToolSpec,
+    bound: Bound,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+    handler: Option<&dyn ApprovalHandler>,
+) -> Result<Permit> {
     let waited = tokio::time::Instant::now();
-    let answer = {
-        let _paused = run.clock.pause();
-        keep_wall_clock(run, &request).await;
-        let notified = guarded(
-            "the approval handler",
-            agent.approvals.handler_timeout,
-            handler.notify(&run.ctx, &request),
-        );
-        match notified.await {
-            Ok(Notified::Decided { decision, by }) => store
-                .decide_by_handler(run.ctx.scope(), request.id, decision, by, run.ctx.now())
-                .await
-                .map(|()| true),
-            Ok(Notified::Pending) => wait(run, &**store, &request).await,
-            Err(error) => {
-                run.ctx.count("loom.approval.errors", 1, &[("error", error.kind().as_str())]);
-                Ok(false)
-            }
+    keep_wall_clock(run, request).await;
+    let notified = match handler {
+        None => Ok(Notified::Pending),
+        Some(handler) => {
+            let _waiting = run.clock.waiting();
+            let limit = run.agent.approvals.handler_timeout;
+            guarded("the approval handler", limit, handler.notify(&run.ctx, request)).await
+        }
+    };
+    let answered = match notified {
+        Ok(Notified::Decided { decision, by }) => {
+            store.decide_by_handler(run.ctx.scope(), request.id, decision, by, run.ctx.now()).await?;
+            true
+        }
+        Ok(Notified::Pending) => wait(run, store, request).await?,
+        Err(error) => {
+            run.ctx.count("loom.approval.errors", 1, &[("error", error.kind().as_str())]);
+            false
         }
     };
     let telemetry = &run.ctx.services().telemetry;
     telemetry.duration(run.ctx.scope(), "loom.approval.waited", waited.elapsed(), &[]);
-    if !answer? {
-        return expire(run, spec, &bound, &request).await;
+    if answered {
+        dispatch(run, spec, bound, store, request).await
+    } else {
+        expire(run, spec, &bound, request).await
     }
-    dispatch(run, spec, bound, &**store, &request).await
 }
 
 fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, version: u64) -> ApprovalRequest {
@@ -199,9 +241,14 @@ async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalReque
                 .renew(run.ctx.scope(), &run.lease, run.clock.remaining() + settings.session_lease)
                 .await?;
         }
-        // The store is asked again whichever ends first, so neither a lost notice nor a wrong one matters.
-        let _either =
-            tokio::time::timeout(left.min(LOOK_AGAIN), store.changed(run.ctx.scope(), request.id)).await;
+        // The store is asked again whichever ends first, so neither a lost notice nor a wrong one matters. Not at once,
+        // though: a store whose clock disagrees with ours may answer without waiting.
+        let _waiting = run.clock.waiting();
+        let changed = store.changed(run.ctx.scope(), request.id);
+        let round = async {
+            (tokio::time::timeout(left.min(LOOK_AGAIN), changed).await, tokio::time::sleep(LOOK_LATER).await)
+        };
+        round.await.0.unwrap_or(Ok(()))?;
     }
 }
 

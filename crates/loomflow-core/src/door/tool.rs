@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
 use crate::door::permit::{Bound, Permit, permit};
 use crate::door::{guarded, panic_text};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::r#loop::CallOutcome;
 use crate::message::ToolCall;
 use crate::result::ToolStatus;
-use crate::run::{Journaled, RunState};
+use crate::run::{Journaled, RunState, Step};
 use crate::tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec};
 
 /// What became of a tool call.
@@ -29,17 +30,19 @@ pub(crate) enum Executed {
 
 /// Takes one tool call through the door. An error is one of the framework's own stores; whatever the tool, the policy or
 /// the approver does is an outcome.
-pub(crate) async fn run_tool(run: &Arc<RunState>, call: ToolCall, seq: u32) -> Result<Executed> {
+///
+/// A call has two journaled steps, `seq` and the one after it: to be permitted, which may be repeated, and to be executed,
+/// which may not. A crash while somebody thinks about an approval therefore loses neither.
+pub(crate) async fn run_tool(
+    run: &Arc<RunState>,
+    call: ToolCall,
+    seq: u32,
+    altered: bool,
+) -> Result<Executed> {
     let (id, name) = (call.id.clone(), call.name.clone());
     run.emit(|| EventKind::ToolCall { id, name }).await;
-    let fingerprint = || run.fingerprint("tool", &call);
     let began = Instant::now();
-    // Nothing is known to be idempotent before the tool is: an unknown one does nothing and may be asked again.
-    let idempotent = run.agent.tools.get(&call.name).is_none_or(|tool| tool.spec().idempotent);
-    let outcome = match run.journaled(seq, idempotent, fingerprint, || through(run, call.clone())).await? {
-        Journaled::Made(outcome) | Journaled::Replayed(outcome) => outcome,
-        Journaled::InDoubt => return Ok(Executed::InDoubt),
-    };
+    let Some(outcome) = through(run, &call, seq, altered).await? else { return Ok(Executed::InDoubt) };
     let status = outcome.status;
     let telemetry = &run.ctx.services().telemetry;
     telemetry.duration(
@@ -52,25 +55,103 @@ pub(crate) async fn run_tool(run: &Arc<RunState>, call: ToolCall, seq: u32) -> R
     Ok(Executed::Ended(outcome))
 }
 
-async fn through(run: &Arc<RunState>, call: ToolCall) -> Result<CallOutcome> {
+/// What became of the permit, as a journal keeps it: the arguments themselves are not in it but by their digest.
+#[derive(Serialize, Deserialize)]
+enum Permitted {
+    AsCalled,
+    Edited { arguments: String, digest: String },
+    Ended(CallOutcome),
+}
+
+async fn through(
+    run: &Arc<RunState>,
+    call: &ToolCall,
+    seq: u32,
+    altered: bool,
+) -> Result<Option<CallOutcome>> {
     let Some(tool) = run.agent.tools.get(&call.name).cloned() else {
         let known = run.agent.tools.names();
-        return refuse(
-            run,
-            &call,
-            ToolStatus::Error,
-            &format!("there is no tool {:?}; there are: {known}", call.name),
-        )
-        .await;
+        let told = format!("there is no tool {:?}; there are: {known}", call.name);
+        return refuse(run, call, ToolStatus::Error, &told).await.map(Some);
     };
     let spec = tool.spec();
-    let bound = match Bound::new(run, call.clone(), spec) {
+    let bound = match Bound::new(run, seq, call.clone(), spec) {
         Ok(bound) => bound,
-        Err(error) => return refuse(run, &call, ToolStatus::Error, error.message()).await,
+        Err(error) => return refuse(run, call, ToolStatus::Error, error.message()).await.map(Some),
     };
-    match permit(run, spec, bound).await? {
-        Permit::Granted(bound) => execute(run, &*tool, spec, bound).await,
-        Permit::Refused(why) => refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await,
+    let bound = if run.is_journaled() {
+        match Box::pin(permit_once(run, spec, bound, seq)).await? {
+            Ok(bound) => bound,
+            Err(ended) => return Ok(Some(ended)),
+        }
+    } else {
+        match permit(run, spec, bound).await? {
+            Permit::Granted(bound) => bound,
+            Permit::Refused(why) => {
+                return refuse(run, call, ToolStatus::Denied, &format!("denied: {why}")).await.map(Some);
+            }
+        }
+    };
+    let step = Step::new(seq + 1, spec.idempotent);
+    let fingerprint = || run.fingerprint("tool", &(&bound.call.name, &*bound.arguments));
+    let executing = || async {
+        if altered {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the recorded arguments of this call had a secret taken out, so it cannot be executed after a crash",
+            ));
+        }
+        execute(run, &*tool, spec, bound.clone()).await
+    };
+    Ok(match run.journaled(step, fingerprint, executing).await? {
+        Journaled::Made(outcome) | Journaled::Replayed(outcome) => Some(outcome),
+        Journaled::InDoubt => None,
+    })
+}
+
+/// Permits a call once over all lives of the run. `Err` is a call that ended without running.
+async fn permit_once(
+    run: &Arc<RunState>,
+    spec: &ToolSpec,
+    bound: Bound,
+    seq: u32,
+) -> Result<std::result::Result<Bound, CallOutcome>> {
+    let asked = bound.clone();
+    let permitting = || async {
+        let (call, called) = (asked.call.clone(), asked.digest);
+        Ok(match permit(run, spec, asked).await? {
+            Permit::Granted(granted) if granted.digest == called => Permitted::AsCalled,
+            Permit::Granted(granted) => Permitted::Edited {
+                arguments: granted.arguments.to_string(),
+                digest: granted.digest.to_string(),
+            },
+            Permit::Refused(why) => {
+                Permitted::Ended(refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await?)
+            }
+        })
+    };
+    let fingerprint = || run.fingerprint("permit", &(&bound.call.name, &*bound.arguments));
+    let permitted = match run.journaled(Step::idempotent(seq), fingerprint, permitting).await? {
+        Journaled::Made(permitted) | Journaled::Replayed(permitted) => permitted,
+        Journaled::InDoubt => {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "permitting a call is idempotent and never in doubt",
+            ));
+        }
+    };
+    match permitted {
+        Permitted::AsCalled => Ok(Ok(bound)),
+        Permitted::Ended(outcome) => Ok(Err(outcome)),
+        Permitted::Edited { arguments, digest } => {
+            let edited =
+                Bound::new(run, seq, ToolCall { arguments: arguments.into(), ..bound.call.clone() }, spec)?;
+            if edited.digest.to_string() == digest {
+                return Ok(Ok(edited));
+            }
+            let told = "denied: the approved arguments had a secret taken out when they were recorded";
+            Ok(Err(refuse(run, &bound.call, ToolStatus::Denied, told).await?))
+        }
     }
 }
 
@@ -90,7 +171,7 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
     run.audit(Actor::Model, Action::ToolIntent, payload).await?;
     let promise = OutcomePromise::new(run.clone(), slot, &bound.call, spec);
 
-    let Bound { call, arguments, digest } = bound;
+    let Bound { call, arguments, digest, .. } = bound;
     let permitted = PermittedCall::seal(call.clone(), Arc::unwrap_or_clone(arguments), digest);
     let limit = spec.timeout.unwrap_or(run.agent.settings.tool_timeout);
     let outcome = contained(tool, run, permitted, spec.effect, limit).await;
@@ -128,6 +209,7 @@ async fn contained(
     let cut = |text: String| {
         if effect == Effect::Read { ToolOutcome::error(text) } else { ToolOutcome::Unknown(text.into()) }
     };
+    let _working = run.clock.working();
     let work = AssertUnwindSafe(tool.call(&run.ctx, call)).catch_unwind();
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(outcome)) => outcome,
@@ -227,10 +309,7 @@ impl ToolSet {
     pub(crate) fn add(&mut self, tool: Arc<dyn Tool>) -> Result<()> {
         let name = tool.spec().name.clone();
         if self.by_name.insert(name.clone(), tool).is_some() {
-            return Err(Error::new(
-                crate::ErrorKind::Config,
-                format!("two tools are called {name:?}; rename one"),
-            ));
+            return Err(Error::new(ErrorKind::Config, format!("two tools are called {name:?}; rename one")));
         }
         Ok(())
     }

@@ -61,7 +61,8 @@ pub(crate) async fn assemble(
     if let Some(data) = remembered(&blocks, &facts, &episodes) {
         messages.push(Message::user(data));
     }
-    messages.extend(history);
+    // Whatever a store says was said, only the operator instructs.
+    messages.extend(history.into_iter().filter(|message| message.role != Role::System));
     messages.push(Message::user(question.input.clone()));
     trim(run, settings, &mut messages).await;
     Ok(messages)

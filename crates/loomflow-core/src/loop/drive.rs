@@ -13,10 +13,10 @@ use crate::ledger::Refusal;
 use crate::r#loop::assemble::{Question, assemble};
 use crate::r#loop::step::{Action, CallOutcome, Event, Finish, LoopConfig, State, step};
 use crate::memory::NewEpisode;
-use crate::message::{Message, Role, ToolCall};
+use crate::message::{Digest, Message, Role, ToolCall};
 use crate::model::ModelRequest;
 use crate::result::{RunStatus, ToolCallReport};
-use crate::run::{Journaled, RunState};
+use crate::run::{Journaled, RunState, Step};
 use crate::schema::OutputSchema;
 
 /// What the loop came to.
@@ -50,6 +50,8 @@ pub(crate) async fn drive(run: &Arc<RunState>, task: &Task) -> Result<Outcome> {
     let schema = task.schema.as_ref().map(|schema| schema.schema().clone());
     let (mut state, mut action) = step(State::new(config, prompt), Event::Begin);
     let mut refusal = None;
+    // Whether the calls at hand come from a journal that had to take a secret out of them.
+    let mut altered = false;
     let finish = loop {
         let event = match action {
             Action::Model { messages } => {
@@ -60,7 +62,10 @@ pub(crate) async fn drive(run: &Arc<RunState>, task: &Task) -> Result<Outcome> {
                     max_output_tokens: agent.settings.max_output_tokens,
                 };
                 match turn(run, request).await {
-                    Ok(answer) => Event::Reply(answer.reply),
+                    Ok((answer, replayed_altered)) => {
+                        altered = replayed_altered;
+                        Event::Reply(answer.reply)
+                    }
                     Err(error) => match error.refusal().cloned() {
                         Some(refused) => {
                             refusal = Some(Box::new(refused.clone()));
@@ -70,7 +75,7 @@ pub(crate) async fn drive(run: &Arc<RunState>, task: &Task) -> Result<Outcome> {
                     },
                 }
             }
-            Action::Tools(calls) => match tools(run, &calls).await? {
+            Action::Tools(calls) => match tools(run, &calls, altered).await? {
                 Some(outcomes) => Event::Outcomes(outcomes),
                 None => return Ok(parked(&state)),
             },
@@ -99,7 +104,7 @@ async fn prompt(run: &RunState, task: &Task) -> Result<Vec<Message>> {
         assemble(run, &agent.settings, question).await
     };
     let seq = run.next_steps(1);
-    match run.journaled(seq, true, || run.fingerprint("prompt", &task.input), effect).await? {
+    match run.journaled(Step::idempotent(seq), || run.fingerprint("prompt", &task.input), effect).await? {
         Journaled::Made(prompt) | Journaled::Replayed(prompt) => Ok(prompt),
         Journaled::InDoubt => {
             Err(Error::new(ErrorKind::Internal, "assembling a prompt is idempotent and never in doubt"))
@@ -109,14 +114,21 @@ async fn prompt(run: &RunState, task: &Task) -> Result<Vec<Message>> {
 
 /// One model call through the door. What was recorded is replayed and not charged again; what was cut off by a crash is
 /// made again, and the stream's reader is told that the text so far is void.
-async fn turn(run: &RunState, request: ModelRequest) -> Result<Answer> {
+async fn turn(run: &Arc<RunState>, request: ModelRequest) -> Result<(Answer, bool)> {
     let seq = run.next_steps(1);
     let messages = request.messages.clone();
     let fingerprint = || run.fingerprint("model", &*messages);
-    let made = run.journaled(seq, true, fingerprint, || call_model(run, request)).await?;
+    let journaled = run.is_journaled();
+    let calling = async || {
+        let mut answer = call_model(run, request).await?;
+        answer.calls = journaled.then(|| raw(&answer.reply.calls));
+        Ok(answer)
+    };
+    let step = Step::idempotent(seq).saying_when_repeated(EventKind::TextReset {});
+    let made = run.journaled(step, fingerprint, calling).await?;
     drop(messages);
     match made {
-        Journaled::Made(answer) => Ok(answer),
+        Journaled::Made(answer) => Ok((answer, false)),
         Journaled::Replayed(answer) => {
             run.totals().usage += answer.usage;
             if !answer.reply.text.is_empty() {
@@ -124,7 +136,8 @@ async fn turn(run: &RunState, request: ModelRequest) -> Result<Answer> {
                 run.emit(|| EventKind::TextReset {}).await;
                 run.emit(|| EventKind::TextDelta { text }).await;
             }
-            Ok(answer)
+            let altered = answer.calls.as_ref().is_some_and(|made| *made != raw(&answer.reply.calls));
+            Ok((answer, altered))
         }
         Journaled::InDoubt => {
             Err(Error::new(ErrorKind::Internal, "a model call is idempotent and never in doubt"))
@@ -132,17 +145,33 @@ async fn turn(run: &RunState, request: ModelRequest) -> Result<Answer> {
     }
 }
 
+/// A digest of calls as they are, to see whether a journal altered them.
+fn raw(calls: &[ToolCall]) -> String {
+    let parts: Vec<&[u8]> =
+        calls.iter().flat_map(|c| [c.id.as_bytes(), c.name.as_bytes(), c.arguments.as_bytes()]).collect();
+    Digest::of(&parts).to_string()
+}
+
 /// All calls of a turn: in parallel up to the limit, outcomes in call order. `None` when one of them is in doubt.
-async fn tools(run: &Arc<RunState>, calls: &Arc<[ToolCall]>) -> Result<Option<Vec<CallOutcome>>> {
-    let first = run.next_steps(u32::try_from(calls.len()).unwrap_or(u32::MAX));
+async fn tools(
+    run: &Arc<RunState>,
+    calls: &Arc<[ToolCall]>,
+    altered: bool,
+) -> Result<Option<Vec<CallOutcome>>> {
+    // Two steps a call: to be permitted, and to be executed.
+    let first = run.next_steps(u32::try_from(2 * calls.len()).unwrap_or(u32::MAX));
     if let [call] = &**calls {
-        return Ok(match Box::pin(run_tool(run, call.clone(), first)).await? {
+        return Ok(match Box::pin(run_tool(run, call.clone(), first, altered)).await? {
             Executed::Ended(outcome) => Some(vec![outcome]),
             Executed::InDoubt => None,
         });
     }
     let limit = run.agent.settings.max_parallel_tools.max(1);
-    let running = calls.iter().cloned().zip(first..).map(|(call, seq)| Box::pin(run_tool(run, call, seq)));
+    let running = calls
+        .iter()
+        .cloned()
+        .zip((first..).step_by(2))
+        .map(|(call, seq)| Box::pin(run_tool(run, call, seq, altered)));
     let ended: Vec<Result<Executed>> = stream::iter(running).buffered(limit).collect().await;
     let mut outcomes = Vec::with_capacity(ended.len());
     for executed in ended {

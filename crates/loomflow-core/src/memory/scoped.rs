@@ -11,7 +11,7 @@ use crate::memory::{
     Asserted, EpisodeMatch, Fact, FactQuery, FactStore, HistoryLimit, MemoryBlock, MemoryProfile, NewEpisode,
     NewFact, PutBlock, RecallQuery,
 };
-use crate::message::Message;
+use crate::message::{Message, Role};
 use crate::scope::Scope;
 
 /// The memory of one tenant. It takes no user argument, so there is no second tenant to mix up, and everything it
@@ -30,8 +30,14 @@ impl ScopedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Erased`](crate::ErrorKind::Erased) after the tenant's data was erased; whatever the store fails with.
+    /// [`ErrorKind::Erased`](crate::ErrorKind::Erased) after the tenant's data was erased,
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a system message; whatever the store fails with.
     pub async fn remember(&self, episode: NewEpisode) -> Result<EpisodeId> {
+        if episode.messages.iter().any(|message| message.role == Role::System) {
+            return Err(Error::invalid_input(
+                "an episode holds what was said, and no system message: instructions are not remembered",
+            ));
+        }
         self.services.memory.remember(&self.scope, episode).await
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Counts the time a run is really running.
+/// Counts the time a run is really running. It stands while somebody is waited for and nothing else is done: a call that
+/// works in parallel with one that asks is not free.
 #[derive(Debug)]
 pub(crate) struct RunClock {
     began: Instant,
@@ -17,16 +18,20 @@ pub(crate) struct RunClock {
 #[derive(Debug)]
 struct Inner {
     deadline: Instant,
-    /// How many tool calls wait for somebody; the clock stands while it is not zero.
+    /// How many tool calls wait for somebody.
     waiting: u32,
-    since: Instant,
-    waited: Duration,
+    /// How many tool calls are at work.
+    working: u32,
+    /// Since when the clock stands, if it stands.
+    standing: Option<Instant>,
+    stood: Duration,
 }
 
 impl RunClock {
     pub(crate) fn new(limit: Duration) -> Self {
         let began = Instant::now();
-        let inner = Inner { deadline: began + limit, waiting: 0, since: began, waited: Duration::ZERO };
+        let inner =
+            Inner { deadline: began + limit, waiting: 0, working: 0, standing: None, stood: Duration::ZERO };
         Self { began, inner: Mutex::new(inner), resumed: Notify::new() }
     }
 
@@ -36,10 +41,10 @@ impl RunClock {
         inner.deadline = inner.deadline.min(self.began + limit);
     }
 
-    /// When the run must be over; later than now for ever while it waits for somebody.
+    /// When the run must be over; it moves while the clock stands.
     pub(crate) fn deadline(&self) -> Instant {
         let inner = self.inner();
-        if inner.waiting == 0 { inner.deadline } else { inner.deadline + inner.since.elapsed() }
+        inner.deadline + inner.standing.map(|since| since.elapsed()).unwrap_or_default()
     }
 
     /// How long the run may still go on.
@@ -50,29 +55,48 @@ impl RunClock {
     /// The time spent, waiting for people left out.
     pub(crate) fn running(&self) -> Duration {
         let inner = self.inner();
-        let waiting = if inner.waiting == 0 { Duration::ZERO } else { inner.since.elapsed() };
-        self.began.elapsed().saturating_sub(inner.waited + waiting)
+        let standing = inner.standing.map(|since| since.elapsed()).unwrap_or_default();
+        self.began.elapsed().saturating_sub(inner.stood + standing)
     }
 
-    /// Stops the clock until the pause is dropped.
-    pub(crate) fn pause(&self) -> Pause<'_> {
+    /// Says that somebody is waited for, until what is returned is dropped.
+    pub(crate) fn waiting(&self) -> Share<'_> {
+        self.change(|inner| inner.waiting += 1);
+        Share { clock: self, done: |inner| inner.waiting -= 1 }
+    }
+
+    /// Says that a tool is at work, until what is returned is dropped.
+    pub(crate) fn working(&self) -> Share<'_> {
+        self.change(|inner| inner.working += 1);
+        Share { clock: self, done: |inner| inner.working -= 1 }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
         let mut inner = self.inner();
-        if inner.waiting == 0 {
-            inner.since = Instant::now();
+        change(&mut inner);
+        let stands = inner.waiting > 0 && inner.working == 0;
+        match inner.standing {
+            None if stands => inner.standing = Some(Instant::now()),
+            Some(since) if !stands => {
+                let stood = since.elapsed();
+                inner.standing = None;
+                inner.stood += stood;
+                inner.deadline += stood;
+                self.resumed.notify_waiters();
+            }
+            _ => {}
         }
-        inner.waiting += 1;
-        Pause(self)
     }
 
-    /// Ends when the deadline has passed, however often the clock was stopped.
+    /// Ends when the deadline has passed, however often the clock stood.
     pub(crate) async fn expired(&self) {
         loop {
             let resumed = self.resumed.notified();
-            let (deadline, waiting) = {
+            let (deadline, stands) = {
                 let inner = self.inner();
-                (inner.deadline, inner.waiting > 0)
+                (inner.deadline, inner.standing.is_some())
             };
-            if waiting {
+            if stands {
                 resumed.await;
             } else if Instant::now() >= deadline {
                 return;
@@ -87,19 +111,15 @@ impl RunClock {
     }
 }
 
-/// While this lives, the clock stands.
-pub(crate) struct Pause<'c>(&'c RunClock);
+/// What a tool call does to the clock while it does it.
+pub(crate) struct Share<'c> {
+    clock: &'c RunClock,
+    done: fn(&mut Inner),
+}
 
-impl Drop for Pause<'_> {
+impl Drop for Share<'_> {
     fn drop(&mut self) {
-        let mut inner = self.0.inner();
-        inner.waiting -= 1;
-        if inner.waiting == 0 {
-            let waited = inner.since.elapsed();
-            inner.waited += waited;
-            inner.deadline += waited;
-            self.0.resumed.notify_waiters();
-        }
+        self.clock.change(self.done);
     }
 }
 
@@ -112,9 +132,9 @@ mod tests {
         let clock = RunClock::new(Duration::from_secs(10));
         tokio::time::advance(Duration::from_secs(4)).await;
         {
-            let _first = clock.pause();
+            let _first = clock.waiting();
             tokio::time::advance(Duration::from_secs(50)).await;
-            let _second = clock.pause();
+            let _second = clock.waiting();
             tokio::time::advance(Duration::from_secs(50)).await;
             assert_eq!(clock.running(), Duration::from_secs(4));
             assert_eq!(clock.remaining(), Duration::from_secs(6));
@@ -131,10 +151,23 @@ mod tests {
         let began = Instant::now();
         let pause = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            let _pause = clock.pause();
+            let _pause = clock.waiting();
             tokio::time::sleep(Duration::from_secs(100)).await;
         };
         futures_util::future::join(clock.expired(), pause).await;
         assert_eq!(began.elapsed(), Duration::from_secs(110));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_at_work_keeps_the_clock_going_whoever_else_waits() {
+        let clock = RunClock::new(Duration::from_secs(100));
+        let _waiting = clock.waiting();
+        {
+            let _working = clock.working();
+            tokio::time::advance(Duration::from_secs(30)).await;
+        }
+        tokio::time::advance(Duration::from_secs(500)).await;
+        assert_eq!(clock.running(), Duration::from_secs(30));
+        assert_eq!(clock.remaining(), Duration::from_secs(70));
     }
 }

@@ -1,9 +1,11 @@
 //! The finisher: exactly one terminal record per run, also when its future is dropped or unwinds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
+use crate::door::guarded;
 use crate::error::{ErrorKind, Result};
 use crate::ledger::Charge;
 use crate::result::RunStatus;
@@ -79,30 +81,46 @@ impl Drop for Finisher {
     }
 }
 
-/// Settles the wall clock, writes the record, frees the session. Every part is tried, whatever the others fail with.
+/// The longest one part of an ending may take, so that a store that hangs cannot keep a run from its record.
+const PART_LIMIT: Duration = Duration::from_secs(5);
+
+/// Gives the session back, settles the wall clock, writes the record. Every part is tried, whatever the others do.
+///
+/// The runtime comes first, because it knows whose run this is: a holder whose lease was taken over writes no record, since
+/// the one who took it over will.
 async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
     let ctx = &run.ctx;
     let ran = run.clock.running();
-    if let Some(hold) = run.wall_clock_hold() {
-        count_failure(
-            run,
-            "ledger",
-            run.agent.ledger.close(ctx.scope(), hold, Charge::WallClock(ran)).await.err(),
-        );
-    }
-    if run.agent.ledger.limits().per_run {
-        count_failure(run, "ledger", run.agent.ledger.end_run(ctx.scope(), ctx.run_id()).await.err());
-    }
-    let recorded = match ending.action() {
-        Some(action) => record(run, action, &ending).await,
-        None => Ok(()),
-    };
     if let Some(runtime) = &run.agent.runtime {
-        count_failure(run, "runtime", runtime.close(ctx.scope(), &run.lease, ending.status).await.err());
+        let closed =
+            guarded("the runtime", PART_LIMIT, runtime.close(ctx.scope(), &run.lease, ending.status)).await;
+        if closed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+            ctx.count("loom.run.superseded", 1, &[]);
+            return Ok(());
+        }
+        count_failure(run, "runtime", closed.err());
+    }
+    let ledger = &run.agent.ledger;
+    if let Some(hold) = run.wall_clock_hold() {
+        let close = ledger.close(ctx.scope(), hold, Charge::WallClock(ran));
+        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, close).await.err());
+    }
+    if ledger.limits().per_run {
+        let ended = guarded("the ledger", PART_LIMIT, ledger.end_run(ctx.scope(), ctx.run_id())).await;
+        count_failure(run, "ledger", ended.err());
     }
     let telemetry = &ctx.services().telemetry;
     telemetry.duration(ctx.scope(), "loom.run.duration", ran, &[("status", ending.status.as_str())]);
-    recorded
+    match ending.action() {
+        Some(action) => {
+            let recorded = guarded("the audit log", PART_LIMIT, record(run, action, &ending)).await;
+            if recorded.is_err() {
+                ctx.count("loom.audit.lost", 1, &[("action", action.as_str())]);
+            }
+            recorded
+        }
+        None => Ok(()),
+    }
 }
 
 async fn record(run: &RunState, action: Action, ending: &Ending) -> Result<()> {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use clock::RunClock;
 pub(crate) use finish::{Ending, Finisher};
-pub(crate) use journal::Journaled;
+pub(crate) use journal::{Journaled, Step};
 
 use crate::agent::AgentInner;
 use crate::audit::{Action, Actor};
@@ -127,8 +127,17 @@ impl RunState {
         self.wall_clock.get().copied()
     }
 
+    /// A key no other hold of the run has, those of its earlier lives included: a hold that a crash left open is not this
+    /// one. Twelve bits of the fence and twenty of a counter.
     pub(crate) fn next_hold(&self) -> HoldKey {
-        HoldKey::new(self.ctx.run_id(), self.holds.fetch_add(1, Ordering::Relaxed))
+        let number = self.holds.fetch_add(1, Ordering::Relaxed) & 0xf_ffff;
+        let life = (self.lease.fence & 0xfff) as u32;
+        HoldKey::new(self.ctx.run_id(), (life << 20) | number)
+    }
+
+    /// Whether the run's steps are written down.
+    pub(crate) fn is_journaled(&self) -> bool {
+        self.agent.runtime.as_ref().is_some_and(|runtime| runtime.journals())
     }
 
     /// Draws the numbers of the next `n` journaled steps; returns the first.
