@@ -80,7 +80,11 @@ impl Harness {
                     owner.identity().clone(),
                     scope.epoch(),
                 );
-                owned.open(&requester).must("opening a listed request").request.may_decide(&owner, scope.owner())
+                owned
+                    .open(&requester)
+                    .must("opening a listed request")
+                    .request
+                    .may_decide(&owner, scope.owner())
             };
             assert!(
                 allowed,
