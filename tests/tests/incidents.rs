@@ -438,3 +438,64 @@ fn a_run_that_was_taken_over_is_ended_by_one_holder_only() {
 async fn runtime_lease_ends() {
     tokio::time::advance(Duration::from_secs(40)).await;
 }
+
+/// A ledger that is slow to tell what it has granted.
+#[derive(Debug)]
+struct SlowToTell {
+    inner: StandardBudget,
+    granted: tokio::sync::Notify,
+}
+#[async_trait]
+impl TenantData for SlowToTell {
+    fn store_name(&self) -> &str {
+        "ledger:slow"
+    }
+    async fn export(&self, scope: &Scope) -> Result<ExportStream> {
+        self.inner.export(scope).await
+    }
+    async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
+        self.inner.forget(scope, what).await
+    }
+}
+#[async_trait]
+impl Ledger for SlowToTell {
+    async fn reserve(&self, scope: &Scope, hold: &Hold) -> Result<Reserve> {
+        let answer = self.inner.reserve(scope, hold).await;
+        self.granted.notify_one();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        answer
+    }
+    async fn sent(&self, scope: &Scope, hold: HoldId) -> Result<()> {
+        self.inner.sent(scope, hold).await
+    }
+    async fn extend(&self, scope: &Scope, hold: HoldId, lease: Duration) -> Result<()> {
+        self.inner.extend(scope, hold, lease).await
+    }
+    async fn close(&self, scope: &Scope, hold: HoldId, charge: Charge) -> Result<Settled> {
+        self.inner.close(scope, hold, charge).await
+    }
+    async fn usage(&self, scope: &Scope) -> Result<UsageReport> {
+        self.inner.usage(scope).await
+    }
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+}
+
+/// A caller who left while the ledger was answering left a hold behind that nobody owned.
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_leaves_while_the_ledger_answers_leaves_no_hold() {
+    let inner = StandardBudget::new(BudgetConfig::new().per_user_max_tokens(9_999)).unwrap();
+    let ledger = Arc::new(SlowToTell { inner, granted: tokio::sync::Notify::new() });
+    let model = ModelDouble::saying("never asked");
+    let agent = Agent::builder("x").model(model.clone()).budget(ledger.clone()).build().unwrap();
+    let tenant = agent.for_user(user("a"));
+    let task = tokio::spawn(IntoFuture::into_future(tenant.run("hi")));
+    ledger.granted.notified().await;
+    assert_eq!(tenant.usage().await.unwrap().open_holds, 1);
+    task.abort();
+    let _cancelled = task.await;
+    agent.settled().await.unwrap();
+    let usage = tenant.usage().await.unwrap();
+    assert_eq!((usage.open_holds, usage.used.total_tokens(), model.calls()), (0, 0, 0));
+}

@@ -115,11 +115,29 @@ impl Slot {
 #[must_use = "await it, or drop it to let the closer finish it"]
 pub(crate) struct Handoff<T: Send + 'static> {
     work: Option<(Work<T>, Slot)>,
+    orphaned: Option<fn(T) -> Work<()>>,
 }
 
 impl<T: Send + 'static> Handoff<T> {
     pub(crate) fn new(slot: Slot, work: Work<T>) -> Self {
-        Self { work: Some((work, slot)) }
+        Self { work: Some((work, slot)), orphaned: None }
+    }
+
+    /// Says what to do with an answer that nobody waits for any more: to give back what was taken, say.
+    pub(crate) fn or_undo(mut self, undo: fn(T) -> Work<()>) -> Self {
+        self.orphaned = Some(undo);
+        self
+    }
+
+    /// Awaits the answer and keeps the place in the queue, for what has to be finished next.
+    pub(crate) async fn keeping_its_place(mut self) -> (T, Slot) {
+        let answer = std::future::poll_fn(|cx| {
+            let (work, _) = self.work.as_mut().expect("a handoff is not polled after its end");
+            work.as_mut().poll(cx)
+        })
+        .await;
+        let (_, slot) = self.work.take().expect("the place is kept until the work has ended");
+        (answer, slot)
     }
 }
 
@@ -139,9 +157,14 @@ impl<T: Send + 'static> Future for Handoff<T> {
 impl<T: Send + 'static> Drop for Handoff<T> {
     fn drop(&mut self) {
         if let Some((work, slot)) = self.work.take() {
+            let orphaned = self.orphaned;
             slot.hand_over(Box::pin(async move {
-                // Nobody waits for the answer any more; the effect is what counts.
-                drop(work.await);
+                // Nobody waits for the answer any more; the effect is what counts, or what undoes it.
+                let answer = work.await;
+                match orphaned {
+                    Some(undo) => undo(answer).await,
+                    None => drop(answer),
+                }
             }));
         }
     }

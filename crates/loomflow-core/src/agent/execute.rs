@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use crate::agent::AgentInner;
 use crate::audit::{Action, Actor};
 use crate::clock::Timestamp;
+use crate::closer::{Handoff, Slot, Work};
 use crate::context::{ContextParts, RunContext};
-use crate::door::{embed, refused};
+use crate::door::{embed, refused, set_aside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
 use crate::identity::SessionId;
@@ -24,9 +25,9 @@ use crate::r#loop::{Outcome, Task, drive};
 use crate::memory::NewEpisode;
 use crate::result::{RunResult, RunStatus};
 use crate::run::{Ending, Finisher, RunClock, RunState};
-use crate::runtime::{RunLease, RunOpening};
+use crate::runtime::{RunLease, RunOpening, Runtime};
 use crate::schema::OutputSchema;
-use crate::scope::Owner;
+use crate::scope::{Owner, Scope};
 
 /// How long writing the finished turn into memory may take: its answer is there already, and is not given up for it.
 const COMMIT_LIMIT: Duration = Duration::from_secs(10);
@@ -88,9 +89,9 @@ async fn begin(
     events: Option<mpsc::Sender<Event>>,
     now: Timestamp,
 ) -> Result<(Arc<RunState>, Finisher)> {
-    let scope = agent.mint(owner).await?;
+    let mut scope = agent.mint(owner).await?;
     let id = asked.resume.unwrap_or_else(|| RunId::fresh(now));
-    let slot = agent.closer.slot(id.as_u128()).await?;
+    let mut slot = agent.closer.slot(id.as_u128()).await?;
     let session = asked.session.clone().unwrap_or_else(SessionId::fresh);
     let lease = match &agent.runtime {
         None => RunLease::new(id, 0),
@@ -101,7 +102,10 @@ async fn begin(
                 agent.services.redactor.text("")
             };
             let lasting = agent.settings.run_timeout + agent.settings.session_lease;
-            runtime.open(&scope, RunOpening::new(id, session.clone(), input, lasting, now)).await?
+            let opening = RunOpening::new(id, session.clone(), input, lasting, now);
+            let opened = open(runtime.clone(), scope, opening, slot).await;
+            (scope, slot) = (opened.scope, opened.slot);
+            opened.lease?
         }
     };
     let clock = Arc::new(RunClock::new(agent.settings.run_timeout));
@@ -117,6 +121,32 @@ async fn begin(
     // From here on the run exists: whatever happens to this future, the finisher ends it.
     let finisher = Finisher::arm(run.clone(), slot);
     Ok((run, finisher))
+}
+
+/// What a runtime answered, with what went into asking it.
+struct Opened {
+    scope: Scope,
+    slot: Slot,
+    lease: Result<RunLease>,
+}
+
+/// Opens the run. A caller who goes away before the answer is there leaves no session locked: the closer waits for the answer
+/// and gives the lease back.
+async fn open(runtime: Arc<dyn Runtime>, scope: Scope, opening: RunOpening, slot: Slot) -> Opened {
+    let asking: Work<(Arc<dyn Runtime>, Scope, Result<RunLease>)> = Box::pin(async move {
+        let lease = runtime.open(&scope, opening).await;
+        (runtime, scope, lease)
+    });
+    let asking = Handoff::new(slot, asking).or_undo(|(runtime, scope, lease)| {
+        Box::pin(async move {
+            if let Ok(lease) = lease {
+                // What cannot be given back is given back by the end of its lease.
+                drop(runtime.close(&scope, &lease, RunStatus::Cancelled).await);
+            }
+        })
+    });
+    let ((_, scope, lease), slot) = asking.keeping_its_place().await;
+    Opened { scope, slot, lease }
 }
 
 fn written_down(agent: &AgentInner, asked: &Asked) -> crate::Redacted<String> {
@@ -170,10 +200,9 @@ async fn start(run: &Arc<RunState>, task: &Task, resumed: bool) -> Result<()> {
 
 /// Sets the run's time aside. What is granted is the run's deadline.
 async fn hold_wall_clock(run: &Arc<RunState>) -> Result<()> {
-    let ledger = &run.agent.ledger;
     let wanted = run.clock.remaining();
     let hold = Hold::wall_clock(run.next_hold(), wanted).with_lease(wanted + Duration::from_secs(60));
-    match ledger.reserve(run.ctx.scope(), &hold).await? {
+    match set_aside(run, hold).await?.answer? {
         Reserve::Held(granted) => {
             run.holds_wall_clock(granted.id);
             run.clock.shorten(granted.wall_clock);

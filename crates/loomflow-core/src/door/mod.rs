@@ -7,7 +7,7 @@ mod retry;
 mod tool;
 
 pub(crate) use embed::embed;
-pub(crate) use model::{Answer, call_model, refused};
+pub(crate) use model::{Answer, call_model, refused, set_aside};
 pub use retry::RetryPolicy;
 pub(crate) use tool::{Executed, ToolSet, run_tool};
 

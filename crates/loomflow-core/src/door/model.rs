@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
-use crate::closer::{Handoff, Slot};
+use crate::closer::{Handoff, Slot, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::ledger::{Held, Hold, HoldTicket, Refusal, Reservation, Reserve, Sent, Settled};
+use crate::ledger::{Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled};
 use crate::r#loop::Reply;
 use crate::message::ToolCall;
 use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
@@ -137,14 +137,12 @@ pub(crate) async fn reserve(
     min_output: u64,
     price: Option<Price>,
 ) -> Result<Reservation<Held>> {
-    let slot = run.slot().await?;
-    let scope: Scope = run.ctx.scope().dup();
     let hold = Hold::tokens(run.next_hold(), input, output)
         .with_min_output(min_output.min(output))
         .with_price(price)
         .with_lease(run.clock.remaining() + LEASE_MARGIN);
-    let ledger = run.agent.ledger.clone();
-    match ledger.reserve(&scope, &hold).await? {
+    let SetAside { ledger, scope, slot, answer } = set_aside(run, hold).await?;
+    match answer? {
         Reserve::Held(granted) => {
             let (hold, output_tokens) = (granted.id, granted.output_tokens);
             let ticket = HoldTicket { ledger, scope, hold, input_tokens: input, output_tokens, price, slot };
@@ -154,6 +152,35 @@ pub(crate) async fn reserve(
         }
         Reserve::Refused(refusal) => Err(Box::pin(refused(run, *refusal)).await),
     }
+}
+
+/// A ledger's answer to a reservation, with what is needed to close it.
+pub(crate) struct SetAside {
+    ledger: Arc<dyn Ledger>,
+    scope: Scope,
+    slot: Slot,
+    pub(crate) answer: Result<Reserve>,
+}
+
+/// Asks the ledger to set something aside. A caller who goes away before the answer is there leaves no hold behind: the closer
+/// waits for the answer and gives back what was granted.
+pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
+    let slot = run.slot().await?;
+    let (ledger, scope) = (run.agent.ledger.clone(), run.ctx.scope().dup());
+    let asking: Work<(Arc<dyn Ledger>, Scope, Result<Reserve>)> = Box::pin(async move {
+        let answer = ledger.reserve(&scope, &hold).await;
+        (ledger, scope, answer)
+    });
+    let asking = Handoff::new(slot, asking).or_undo(|(ledger, scope, answer)| {
+        Box::pin(async move {
+            if let Ok(Reserve::Held(granted)) = answer {
+                // What cannot be given back is given back by the end of its lease.
+                drop(ledger.close(&scope, granted.id, Charge::Refund).await);
+            }
+        })
+    });
+    let ((ledger, scope, answer), slot) = asking.keeping_its_place().await;
+    Ok(SetAside { ledger, scope, slot, answer })
 }
 
 /// Tells of a refusal: audit, event, metric. Returns the error that carries it.
