@@ -325,7 +325,7 @@ impl Table {
 
     /// Erases runs with their steps and leases; returns how many of each.
     pub(super) fn forget(&mut self, scope: &Scope, what: &Erase) -> Result<(u64, u64)> {
-        self.epochs.raise(scope.owner(), scope.epoch());
+        self.epochs.advance(scope)?;
         let Some(tenant) = self.tenants.get_mut(scope.owner()) else { return Ok((0, 0)) };
         let (mut runs, mut steps, mut open) = (0, 0, 0);
         tenant.runs.retain(|_, run| {
