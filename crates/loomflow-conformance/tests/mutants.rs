@@ -132,6 +132,7 @@ async fn every_memory_mutant_is_found() {
             EpochOfEverybody,
             EpochOnlyOfKnown,
             EpochGoesBack,
+            EpochShared,
             EpochNotByParts,
             ForgetEverybody,
             RunIdsAreGlobal,
@@ -201,6 +202,7 @@ async fn every_approvals_mutant_is_found() {
             ListsEverybody,
             ExportEverybody,
             EpochIgnored,
+            EpochShared,
             ForgetEverybody,
             ForgetTakesApprovers,
         ],
@@ -219,7 +221,7 @@ async fn every_mutant_of_the_others_is_found() {
         &[&partition[..], &[PrefixMatch, LikePattern]].concat(),
     )
     .await;
-    let more = [EpochIgnored, KeysAreShared, ForeignClose];
+    let more = [EpochIgnored, EpochShared, KeysAreShared, ForeignClose];
     let plain = [LeaseNeverEnds, RememberReplaces];
     hunt(runtime::cases(), reference::others::journal, &plain, &[&partition[..], &more].concat()).await;
     let cache = [CaseFold, Truncate, NoNamespace, NoDelimiter, ForgetEverybody, EpochIgnored];

@@ -43,6 +43,12 @@ pub trait Scrub: fmt::Debug + Send + Sync + 'static {
     /// The text without its secrets; borrowed when there was nothing to take out.
     fn scrub<'t>(&self, text: &'t str) -> Cow<'t, str>;
 
+    /// The value of an object's member without its secrets: here the name can say that the value is one.
+    fn scrub_member<'t>(&self, key: &str, value: &'t str) -> Cow<'t, str> {
+        let _ = key;
+        self.scrub(value)
+    }
+
     /// Learns a secret that was resolved in this process, so that it is found exactly from now on.
     fn register(&self, secret: &Arc<Secret<String>>) {
         let _ = secret;
@@ -83,11 +89,11 @@ impl Redactor {
         ObjectWriter { scrub: &*self.0, out: String::with_capacity(128) }
     }
 
-    /// Redacts every string (and member name) of a JSON value.
+    /// Redacts every string, number and member name of a JSON value; a number that is a secret becomes a string.
     #[must_use]
     pub fn json(&self, value: &Value) -> Redacted<String> {
         let mut out = String::new();
-        write_value(&mut out, &*self.0, value);
+        write_value(&mut out, &*self.0, None, value);
         Redacted::seal(out)
     }
 
@@ -109,7 +115,7 @@ impl ObjectWriter<'_> {
     #[must_use]
     pub fn str(mut self, key: &'static str, value: &str) -> Self {
         self.key(key);
-        write_string(&mut self.out, &self.scrub.scrub(value));
+        write_string(&mut self.out, &self.scrub.scrub_member(key, value));
         self
     }
 
@@ -144,11 +150,11 @@ impl ObjectWriter<'_> {
         self
     }
 
-    /// Adds a JSON value, every string in it redacted.
+    /// Adds a JSON value, every string and number in it redacted.
     #[must_use]
     pub fn json(mut self, key: &'static str, value: &Value) -> Self {
         self.key(key);
-        write_value(&mut self.out, self.scrub, value);
+        write_value(&mut self.out, self.scrub, Some(key), value);
         self
     }
 
@@ -209,31 +215,42 @@ pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-fn write_value(out: &mut String, scrub: &dyn Scrub, value: &Value) {
+/// Writes `value`, which stands under the member name `key`, itself or as an item of an array there.
+fn write_value(out: &mut String, scrub: &dyn Scrub, key: Option<&str>, value: &Value) {
+    let clean = |text| match key {
+        Some(key) => scrub.scrub_member(key, text),
+        None => scrub.scrub(text),
+    };
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
-        Value::Number(n) => out.push_str(&n.to_string()),
-        Value::String(s) => write_string(out, &scrub.scrub(s)),
+        Value::Number(n) => {
+            let digits = n.to_string();
+            match &*clean(&digits) {
+                same if same == digits => out.push_str(same),
+                redacted => write_string(out, redacted),
+            }
+        }
+        Value::String(s) => write_string(out, &clean(s)),
         Value::Array(items) => {
             out.push('[');
             for (i, item) in items.iter().enumerate() {
                 if i > 0 {
                     out.push(',');
                 }
-                write_value(out, scrub, item);
+                write_value(out, scrub, key, item);
             }
             out.push(']');
         }
         Value::Object(members) => {
             out.push('{');
-            for (i, (key, item)) in members.iter().enumerate() {
+            for (i, (name, item)) in members.iter().enumerate() {
                 if i > 0 {
                     out.push(',');
                 }
-                write_string(out, &scrub.scrub(key));
+                write_string(out, &scrub.scrub(name));
                 out.push(':');
-                write_value(out, scrub, item);
+                write_value(out, scrub, Some(name), item);
             }
             out.push('}');
         }
@@ -272,6 +289,34 @@ mod tests {
             r#"{"s":"*","n":18446744073709551615,"b":false,"v":{"a":["x * y",1,null,true],"*":-2.5}}"#
         );
         assert_eq!(redactor.object().finish().get(), "{}");
+    }
+
+    #[derive(Debug)]
+    struct ByName;
+    impl Scrub for ByName {
+        fn scrub<'t>(&self, text: &'t str) -> Cow<'t, str> {
+            if text.contains("4711") { Cow::Borrowed("*") } else { Cow::Borrowed(text) }
+        }
+
+        fn scrub_member<'t>(&self, key: &str, value: &'t str) -> Cow<'t, str> {
+            if key == "pin" { Cow::Borrowed("#") } else { self.scrub(value) }
+        }
+    }
+
+    #[test]
+    fn a_members_name_is_seen_beside_its_value_and_numbers_are_redacted() {
+        let redactor = Redactor::new(Arc::new(ByName));
+        let value = serde_json::json!({"n": 47110, "pin": "a", "in": {"pin": ["b", 1], "x": [2]}, "x": "c"});
+        let clean = r##"{"in":{"pin":["#","#"],"x":[2]},"n":"*","pin":"#","x":"c"}"##;
+        let same = |text: &str| {
+            assert_eq!(
+                serde_json::from_str::<Value>(text).unwrap(),
+                serde_json::from_str::<Value>(clean).unwrap()
+            );
+        };
+        same(redactor.json(&value).get());
+        let object = redactor.object().str("pin", "a").str("x", "4711").json("pin", &serde_json::json!(1));
+        assert_eq!(object.finish().get(), r##"{"pin":"#","x":"*","pin":"#"}"##);
     }
 
     #[test]

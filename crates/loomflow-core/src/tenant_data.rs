@@ -143,6 +143,10 @@ pub trait TenantData: fmt::Debug + Send + Sync + 'static {
     /// minted for the erasure and carries the new epoch.
     ///
     /// - An unknown partition is a line with zero counts, and the epoch is raised all the same.
+    /// - A store that keeps an epoch refuses a scope whose epoch is not newer than the stored one with
+    ///   [`ErrorKind::Conflict`](crate::ErrorKind::Conflict), before it touches anything: two erasures that overlap would
+    ///   share an epoch, and a run that began between them could write back what the second erased. Mint a newer epoch
+    ///   and try again. A store without an epoch (the ledger, the audit log) accepts any scope.
     /// - Other partitions are untouched, those of the same user in other namespaces included.
     /// - A store that must keep something (a quota until its window ends, an audit chain) says so in
     ///   [`Erased::retained`].

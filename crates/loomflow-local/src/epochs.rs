@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::HashMap;
-use loomflow_core::{Epoch, Owner, Result, Scope};
+use loomflow_core::{Epoch, Error, ErrorKind, Owner, Result, Scope};
 
 /// How many erased partitions a store remembers one by one when it is not told otherwise; about 40 bytes each.
 pub(crate) const MAX_ERASED: usize = 1_000_000;
@@ -17,6 +17,7 @@ pub(crate) const MAX_ERASED: usize = 1_000_000;
 /// - When the table is full it is emptied into a floor: from then on every partition it does not know counts as erased
 ///   up to the highest epoch it ever held. That can refuse a late write that was innocent, and it can never let a guilty
 ///   one through. An erasure itself is never refused for want of room.
+/// - No two erasures of a partition share an epoch ([`EpochTable::advance`]).
 #[derive(Debug)]
 pub(crate) struct EpochTable {
     known: HashMap<u128, u64>,
@@ -59,6 +60,13 @@ impl EpochTable {
         Epoch::new(known.max(self.floor))
     }
 
+    /// Raises the epoch of `scope`'s partition to the scope's, which an erasure carries, or refuses the erasure.
+    pub(crate) fn advance(&mut self, scope: &Scope) -> Result<()> {
+        check_newer(scope, self.get(scope.owner()))?;
+        self.raise(scope.owner(), scope.epoch());
+        Ok(())
+    }
+
     /// Raises the epoch of `owner` to at least `epoch`.
     pub(crate) fn raise(&mut self, owner: &Owner, epoch: Epoch) {
         if epoch.get() <= self.floor {
@@ -86,6 +94,15 @@ impl EpochTable {
         });
         (high << 64) | low
     }
+}
+
+/// Refuses an erasure whose epoch is not newer than the stored one. A run that began between two erasures of one epoch
+/// would pass for newer than both, and what it writes late would outlive the second.
+pub(crate) fn check_newer(scope: &Scope, stored: Epoch) -> Result<()> {
+    if scope.epoch() > stored {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, "the partition was erased at the same time; try again"))
 }
 
 #[cfg(test)]

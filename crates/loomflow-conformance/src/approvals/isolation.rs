@@ -231,3 +231,21 @@ pub async fn a_foreign_request_is_withheld(h: &Harness) -> Outcome {
     }
     Passed
 }
+
+/// Two erasures that overlap do not share an epoch: the second is refused before it touches anything.
+pub async fn two_erasures_never_share_an_epoch(h: &Harness) -> Outcome {
+    let world = World::new();
+    let between = world.user_at("alice", 1);
+    h.store().forget(&between, &Erase::everything()).await.must("forget");
+    let request = ask(&["ops"]);
+    h.create(&between, &request).await;
+    for epoch in [0, 1] {
+        let again = h.store().forget(&world.user_at("alice", epoch), &Erase::everything()).await;
+        must_fail(again, ErrorKind::Conflict, "an erasure of an epoch that is not newer");
+    }
+    h.store().get(&between, request.id, at(1)).await.must("get what a refused erasure left");
+    h.store().forget(&world.user_at("alice", 2), &Erase::everything()).await.must("forget again");
+    let late = h.store().create(&between, ask(&["ops"])).await;
+    must_fail(late, ErrorKind::Erased, "a request from before the second erasure");
+    Passed
+}

@@ -176,6 +176,7 @@ crate::case::suite! { $ approvals, approvals_cases, __loomflow_approvals_case,
         isolation::exports_hold_their_own,
         isolation::forgetting_one_leaves_the_other,
         isolation::stale_requests_are_refused,
+        isolation::two_erasures_never_share_an_epoch,
         isolation::a_foreign_request_is_withheld,
     ],
 }

@@ -230,8 +230,8 @@ pub async fn the_epoch_never_goes_back(h: &Harness) -> Outcome {
     h.store().forget(&world.user_at("alice", 5), &Erase::everything()).await.must("forget");
     assert_eq!(epoch(&old).await, 5, "an older scope reads the stored epoch");
     assert_eq!(epoch(&world.user_at("alice", 9)).await, 5, "so does a newer one");
-    // An erasure with an older scope may be refused or done; it may not lower the epoch.
-    let _late = h.store().forget(&world.user_at("alice", 3), &Erase::everything()).await;
+    let late = h.store().forget(&world.user_at("alice", 3), &Erase::everything()).await;
+    must_fail(late, ErrorKind::Conflict, "an erasure that is older than the stored epoch");
     assert_eq!(epoch(&old).await, 5, "an older erasure does not lower it");
     must_refuse_writes(h, &world.user_at("alice", 4), "late").await;
     h.remember(&world.user_at("alice", 5), turn(new_run(), &session("s"), at(1), "a", "r")).await;
@@ -248,5 +248,25 @@ pub async fn a_partial_erasure_raises_the_epoch_too(h: &Harness) -> Outcome {
     must_refuse_writes(h, &stale, "late").await;
     h.store().forget(&world.user_at("alice", 2), &Erase::before(at(9))).await.must("forget");
     must_refuse_writes(h, &world.user_at("alice", 1), "late").await;
+    Passed
+}
+
+/// Two erasures that overlap do not share an epoch: the second is refused before it touches anything, and done with a
+/// newer one. Otherwise a run that began between them could write back what the second erased.
+pub async fn two_erasures_never_share_an_epoch(h: &Harness) -> Outcome {
+    let world = World::new();
+    let (between, word) = (world.user_at("alice", 1), canary());
+    h.store().forget(&between, &Erase::everything()).await.must("forget");
+    fill(h, &between, &word).await;
+    for what in [Erase::everything(), Erase::session(session("s")), Erase::before(at(9))] {
+        for epoch in [0, 1] {
+            let again = h.store().forget(&world.user_at("alice", epoch), &what).await;
+            must_fail(again, ErrorKind::Conflict, "an erasure of an epoch that is not newer");
+        }
+    }
+    assert_eq!(h.history(&between, &session("s"), 20).await, [word.as_str(), "r"], "nothing was touched");
+    h.store().forget(&world.user_at("alice", 2), &Erase::everything()).await.must("forget again");
+    must_refuse_writes(h, &between, &word).await;
+    must_be_empty(h, &world.user_at("alice", 2), &word).await;
     Passed
 }

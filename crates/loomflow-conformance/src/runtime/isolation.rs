@@ -204,3 +204,20 @@ pub async fn a_foreign_run_is_withheld(h: &Harness) -> Outcome {
     }
     Passed
 }
+
+/// Two erasures that overlap do not share an epoch: the second is refused before it touches anything.
+pub async fn two_erasures_never_share_an_epoch(h: &Harness) -> Outcome {
+    let world = World::new();
+    let between = world.user_at("alice", 1);
+    h.runtime().forget(&between, &Erase::everything()).await.must("forget");
+    h.open(&between, new_run(), &session("s")).await;
+    for epoch in [0, 1] {
+        let again = h.runtime().forget(&world.user_at("alice", epoch), &Erase::everything()).await;
+        must_fail(again, ErrorKind::Conflict, "an erasure of an epoch that is not newer");
+    }
+    assert_eq!(h.open_runs(&between).await.len(), 1, "a refused erasure touches nothing");
+    h.runtime().forget(&world.user_at("alice", 2), &Erase::everything()).await.must("forget again");
+    let late = h.runtime().open(&between, opening(new_run(), &session("s"), LONG)).await;
+    must_fail(late, ErrorKind::Erased, "open by a scope from before the second erasure");
+    Passed
+}

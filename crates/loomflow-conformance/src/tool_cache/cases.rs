@@ -116,3 +116,14 @@ pub async fn a_late_write_does_not_come_back_after_clearing(h: &Harness) -> Outc
     );
     Passed
 }
+
+/// A clear of an epoch that was cleared before takes what came in between.
+pub async fn clearing_again_takes_what_came_between(h: &Harness) -> Outcome {
+    let world = World::new();
+    let between = world.user_at("alice", 1);
+    h.cache().clear(&between).await.must("clear");
+    h.put(&between, "k", "between").await;
+    h.cache().clear(&between).await.must("clear again");
+    assert_eq!(h.get(&between, "k").await, None, "what was kept between two clears is still there");
+    Passed
+}

@@ -66,5 +66,6 @@ crate::case::suite! { $ tool_cache, tool_cache_cases, __loomflow_tool_cache_case
         cases::namespaces_are_apart,
         cases::clearing_one_leaves_the_other,
         cases::a_late_write_does_not_come_back_after_clearing,
+        cases::clearing_again_takes_what_came_between,
     ],
 }

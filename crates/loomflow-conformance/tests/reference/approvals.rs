@@ -13,7 +13,7 @@ use loomflow_core::{
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{Bug, key};
+use super::{Bug, key, newer};
 
 #[derive(Clone, Debug)]
 struct Row {
@@ -154,6 +154,7 @@ impl TenantData for Approvals {
 
     async fn forget(&self, scope: &Scope, _what: &Erase) -> Result<Erased> {
         let mut state = self.state.lock().unwrap();
+        newer(self.bug, scope, state.epochs.get(&key(self.bug, scope.owner())))?;
         let before = state.rows.len();
         state.rows.retain(|row| {
             let approver = self.bug == Bug::ForgetTakesApprovers && self.may_decide(row, scope);

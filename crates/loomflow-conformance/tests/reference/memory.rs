@@ -12,7 +12,7 @@ use loomflow_core::{
     RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, Timestamp, export_from,
 };
 
-use super::{Bug, found, key};
+use super::{Bug, found, key, newer};
 
 #[derive(Clone, Debug)]
 struct Row<T> {
@@ -217,6 +217,7 @@ impl TenantData for Memory {
         let asked = key(self.bug, scope.owner());
         let bug = self.bug;
         let mine = |k: &str| bug == Bug::ForgetEverybody || found(bug, k, &asked);
+        newer(bug, scope, state.epochs.get(&asked))?;
         let known = state.episodes.iter().any(|r| mine(&r.key));
         let mut gone = HashSet::new();
         let before = state.episodes.len() + state.blocks.len() + state.facts.len();

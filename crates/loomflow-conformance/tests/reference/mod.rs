@@ -9,7 +9,7 @@ pub(crate) mod ledger;
 pub(crate) mod memory;
 pub(crate) mod others;
 
-use loomflow_core::{Identity, Owner};
+use loomflow_core::{Epoch, Error, ErrorKind, Identity, Owner, Result, Scope};
 
 /// A defect of a backend. `Clean` is the correct one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) enum Bug {
     EpochOfEverybody,
     EpochOnlyOfKnown,
     EpochGoesBack,
+    EpochShared,
     EpochNotByParts,
     ForgetEverybody,
     ForgetKeepsCopies,
@@ -103,6 +104,15 @@ pub(crate) fn key(bug: Bug, owner: &Owner) -> String {
         Bug::NoNamespace => user,
         _ => format!("{namespace}\n{user}"),
     }
+}
+
+/// Refuses an erasure whose epoch is not newer than the `stored` one.
+pub(crate) fn newer(bug: Bug, scope: &Scope, stored: Option<&Epoch>) -> Result<()> {
+    let stored = stored.copied().unwrap_or_default();
+    if scope.epoch() > stored || matches!(bug, Bug::EpochShared | Bug::EpochGoesBack) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, "erased at the same time; try again"))
 }
 
 /// Whether a row under `stored` is found by a question of `asked`.

@@ -15,7 +15,7 @@ use loomflow_core::{
 };
 use serde_json::json;
 
-use super::{Bug, found, key};
+use super::{Bug, found, key, newer};
 
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -200,8 +200,9 @@ impl TenantData for Journal {
     }
 
     async fn forget(&self, scope: &Scope, _what: &Erase) -> Result<Erased> {
-        self.runs.lock().unwrap().retain(|r| !self.own(scope, r) && self.bug != Bug::ForgetEverybody);
         let mut epochs = self.epochs.lock().unwrap();
+        newer(self.bug, scope, epochs.get(&key(self.bug, scope.owner())))?;
+        self.runs.lock().unwrap().retain(|r| !self.own(scope, r) && self.bug != Bug::ForgetEverybody);
         let stored = epochs.entry(key(self.bug, scope.owner())).or_default();
         *stored = scope.epoch().max(*stored);
         Ok(Erased::new(self.store_name()))

@@ -365,7 +365,7 @@ impl TenantData for InMemoryApprovalStore {
 
     async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
         let mut table = self.table.lock();
-        table.epochs.raise(scope.owner(), scope.epoch());
+        table.epochs.advance(scope)?;
         let receipt = Erased::new(self.store_name());
         let own: Vec<_> = table.by_owner.get(scope.owner()).into_iter().flatten().copied().collect();
         if what.session.is_some() {

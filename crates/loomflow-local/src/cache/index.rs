@@ -96,11 +96,16 @@ impl Index {
 
     /// Empties every slot of `scope` of its epoch and before, and refuses older ones from now on. Returns how many
     /// held a value, and the slots, for their keys to be dropped too.
+    ///
+    /// A clear whose epoch was cleared before empties all the same, and from then on puts of that very epoch are refused
+    /// as well: a run that began between the two clears must not write back after the second.
     pub(super) fn clear(&self, scope: &Scope) -> (u64, Vec<Arc<Slot>>) {
         // A slot may die by our last reference; its drop takes this lock, so all outlive it.
         let (mut cleared, mut younger) = (Vec::new(), Vec::new());
         let mut shard = self.shard(scope.owner()).lock();
-        shard.cleared.raise(scope.owner(), scope.epoch());
+        let again = scope.epoch() <= shard.cleared.get(scope.owner()) && scope.epoch() > Epoch::ZERO;
+        let refused = if again { Epoch::new(scope.epoch().get().saturating_add(1)) } else { scope.epoch() };
+        shard.cleared.raise(scope.owner(), refused);
         let mut emptied = 0;
         for slot in shard.slots.get(scope.owner()).into_iter().flat_map(HashMap::values) {
             let Some(slot) = slot.upgrade() else { continue };

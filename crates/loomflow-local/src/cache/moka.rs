@@ -66,7 +66,7 @@ impl ToolCacheConfig {
 ///
 /// - A key is the owner's encoding, the erasure epoch and the caller's key, length-delimited: no two tenants share one.
 /// - [`ToolCache::clear`] empties every value of the owner at once, and from then on a put of an older epoch fails with
-///   [`ErrorKind::Erased`](loomflow_core::ErrorKind::Erased), also one that is under way.
+///   [`ErrorKind::Erased`](loomflow_core::ErrorKind::Erased), also one that is under way. Clearing one epoch twice refuses puts of that epoch, too.
 /// - Time is monotonic. A value may go at any time before its end when the cache is full.
 ///
 /// Cloning gives another handle to the same cache.
@@ -215,6 +215,19 @@ mod tests {
         assert_eq!(get(&cache, &scope("a", 0), "k").await, None);
         cache.put(&scope("a", 1), "k", "v").await.unwrap();
         assert_eq!(get(&cache, &scope("a", 1), "k").await.as_deref(), Some("v"));
+    }
+
+    #[tokio::test]
+    async fn a_put_between_two_clears_of_one_epoch_is_gone_and_does_not_come_back() {
+        let cache = MokaToolCache::new();
+        let between = scope("a", 1);
+        cache.clear(&scope("a", 1)).await.unwrap();
+        cache.put(&between, "k", "v").await.unwrap();
+        assert_eq!(cache.clear(&scope("a", 1)).await.unwrap(), 1);
+        assert_eq!(cache.put(&between, "k", "late").await.unwrap_err().kind(), ErrorKind::Erased);
+        assert_eq!(get(&cache, &between, "k").await, None);
+        cache.put(&scope("a", 2), "k", "new").await.unwrap();
+        assert_eq!(get(&cache, &scope("a", 2), "k").await.as_deref(), Some("new"));
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::config::{MemoryConfig, MemoryStats};
 use super::partition::{Held, Limits, Partition};
-use crate::epochs::EpochTable;
+use crate::epochs::{EpochTable, check_newer};
 
 const MAX_SHARDS: usize = 64;
 /// A small store has one shard, so that "least recently used" is meant of all its users.
@@ -153,23 +153,29 @@ impl Registry {
         result
     }
 
-    /// Erases from the partition of `scope`, if there is one. If there is none, only the epoch is raised.
-    pub(super) fn erase<R>(&self, scope: &Scope, change: impl FnOnce(&mut Partition) -> R) -> Option<R> {
+    /// Erases from the partition of `scope`, if there is one. If there is none, only the epoch is raised. Refused when
+    /// the scope is not newer than the last erasure.
+    pub(super) fn erase<R>(
+        &self,
+        scope: &Scope,
+        change: impl FnOnce(&mut Partition) -> R,
+    ) -> Result<Option<R>> {
         loop {
             let mut shard = self.shard(scope.owner()).lock();
             let Some(tenant) = shard.touch(self.hash(scope.owner()), scope.owner(), Instant::now()) else {
-                shard.tombstones.raise(scope.owner(), scope.epoch());
-                return None;
+                shard.tombstones.advance(scope)?;
+                return Ok(None);
             };
             drop(shard);
             let mut partition = tenant.partition.lock();
             if partition.evicted {
                 continue;
             }
+            check_newer(scope, partition.epoch)?;
             let before = partition.held();
             let result = change(&mut partition);
             self.account(before, partition.held());
-            return Some(result);
+            return Ok(Some(result));
         }
     }
 

@@ -154,7 +154,7 @@ impl TenantData for InMemoryMemory {
 
     async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
         let limits = self.registry.limits();
-        let gone = self.registry.erase(scope, |p| p.erase(scope.epoch(), what, limits)).unwrap_or_default();
+        let gone = self.registry.erase(scope, |p| p.erase(scope.epoch(), what, limits))?.unwrap_or_default();
         Ok(Erased::new(self.store_name())
             .with_count("episode", gone.episodes)
             .with_count("fact", gone.facts)

@@ -202,6 +202,44 @@ fn is_secret_name(before: &[u8]) -> bool {
     ends_in(owner, KEYS)
 }
 
+/// The names, without separators, whose whole value is a secret; a name may begin with anything else.
+const SECRET_MEMBERS: &[&str] = &[
+    "password",
+    "passwords",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "token",
+    "secret",
+    "secrets",
+    "credential",
+    "credentials",
+    "authorization",
+    "apikey",
+    "accesskey",
+    "accesskeyid",
+    "secretkey",
+    "privatekey",
+    "accountkey",
+    "authkey",
+    "encryptionkey",
+    "signingkey",
+];
+
+/// Whether a member of this name holds a secret. `tokens`, the plural, is a count, and is not among them.
+pub(crate) fn names_a_secret(name: &str) -> bool {
+    let letters = || {
+        name.bytes()
+            .rev()
+            .filter(|b| b.is_ascii_alphanumeric() || !b.is_ascii())
+            .map(|b| b.to_ascii_lowercase())
+    };
+    SECRET_MEMBERS.iter().any(|word| {
+        let mut letters = letters();
+        word.bytes().rev().all(|wanted| letters.next() == Some(wanted))
+    })
+}
+
 fn ends_in(text: &[u8], words: &[&str]) -> bool {
     words.iter().any(|word| {
         text.len() >= word.len() && text[text.len() - word.len()..].eq_ignore_ascii_case(word.as_bytes())

@@ -8,7 +8,7 @@ use loomflow_core::{Scrub, Secret};
 use parking_lot::RwLock;
 
 use crate::redact::exact::Exact;
-use crate::redact::patterns::Patterns;
+use crate::redact::patterns::{Patterns, names_a_secret};
 
 const MARK: &str = "[redacted]";
 const DEFAULT_MAX_SECRETS: usize = 4_096;
@@ -20,6 +20,8 @@ const DEFAULT_MAX_SECRETS: usize = 4_096;
 /// - About 45 well-known shapes are found whoever they belong to: provider keys, tokens, private keys, JSON web tokens,
 ///   passwords in URLs, and the values of `password=`, `api_key=`, `token=` and their like. A scheme (`Bearer`) and a
 ///   name stay readable.
+/// - In JSON the whole value of a member is taken out when the member's name says that it is a secret, such as
+///   `password`, `apiKey` or `db-access-token`. Counts, such as `input_tokens`, stay.
 ///
 /// A secret that is cut in two by the caller, such as by streaming, is found in neither half.
 ///
@@ -59,6 +61,13 @@ impl Scrub for PatternScrub {
             Some(clean) => Cow::Owned(clean),
             None => Cow::Borrowed(text),
         }
+    }
+
+    fn scrub_member<'t>(&self, key: &str, value: &'t str) -> Cow<'t, str> {
+        if value.is_empty() || value == MARK || !names_a_secret(key) {
+            return self.scrub(value);
+        }
+        Cow::Borrowed(MARK)
     }
 
     fn register(&self, secret: &Arc<Secret<String>>) {

@@ -254,16 +254,29 @@ impl Table {
     }
 
     /// Ends a run, or parks it: a run that a journal keeps and whose status is not terminal can be opened again.
+    ///
+    /// What may be ended is decided by the fence alone. Neither an erasure that left the run standing nor another run that
+    /// took the session over after the lease ran out may keep a run from ending, or it would count as open for ever. The
+    /// session is let go only if it is still the run's own.
     pub(super) fn close(&mut self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
-        if self.epochs.get(scope.owner()) > scope.epoch() {
-            // An erased run has nothing left to end.
-            return Ok(());
+        let erased = self.epochs.get(scope.owner()) > scope.epoch();
+        let tenant = self.tenants.get_mut(scope.owner());
+        let mine = tenant.and_then(|tenant| {
+            let run = tenant.runs.get_mut(&lease.run)?;
+            let mine = run.open && run.fence == lease.fence;
+            mine.then(|| {
+                run.status = status;
+                run.session.clone()
+            })
+            .map(|session| (tenant, session))
+        });
+        let Some((tenant, session)) = mine else {
+            // A run that was erased has nothing left to end.
+            return if erased { Ok(()) } else { Err(taken_over()) };
+        };
+        if tenant.sessions.get(&session) == Some(&lease.run) {
+            tenant.sessions.remove(&session);
         }
-        let run = self.held(scope, lease, "close run")?;
-        let session = run.session.clone();
-        run.status = status;
-        let Some(tenant) = self.tenants.get_mut(scope.owner()) else { return Ok(()) };
-        tenant.sessions.remove(&session);
         if !self.journals {
             tenant.runs.remove(&lease.run);
             self.open -= 1;
@@ -312,7 +325,7 @@ impl Table {
 
     /// Erases runs with their steps and leases; returns how many of each.
     pub(super) fn forget(&mut self, scope: &Scope, what: &Erase) -> Result<(u64, u64)> {
-        self.epochs.raise(scope.owner(), scope.epoch());
+        self.epochs.advance(scope)?;
         let Some(tenant) = self.tenants.get_mut(scope.owner()) else { return Ok((0, 0)) };
         let (mut runs, mut steps, mut open) = (0, 0, 0);
         tenant.runs.retain(|_, run| {

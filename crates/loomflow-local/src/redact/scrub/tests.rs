@@ -142,3 +142,28 @@ fn a_registered_secret_is_found_from_then_on() {
     assert_eq!(scrub.scrub(text), format!("the word is {MARK}, again {MARK}"));
     assert!(!format!("{scrub:?}").contains("swordfish"));
 }
+
+#[test]
+fn the_value_of_a_member_whose_name_is_a_secrets_is_taken_out() {
+    let scrub = Arc::new(PatternScrub::new());
+    let redactor = loomflow_core::Redactor::new(scrub.clone());
+    for name in
+        ["password", "DB_PASSWORD", "apiKey", "api-key", "X-Api-Key", "client_secret", "token", "accessToken"]
+    {
+        for value in
+            [serde_json::json!("hunter2"), serde_json::json!(12_345_678), serde_json::json!(["hunter2"])]
+        {
+            let clean = redactor.json(&serde_json::json!({ name: value })).into_inner();
+            assert!(clean.contains(MARK) && !clean.contains("hunter2") && !clean.contains("123"), "{clean}");
+        }
+        assert_eq!(scrub.scrub_member(name, ""), "");
+    }
+    for (name, n) in [("input_tokens", 1), ("max_tokens", 2), ("tokens", 3), ("key", 4), ("author", 5)] {
+        let text = redactor.json(&serde_json::json!({ name: n })).into_inner();
+        assert_eq!(text, format!("{{\"{name}\":{n}}}"));
+    }
+    scrub.register(&Arc::new(Secret::new("8675309123".to_owned())));
+    let clean = redactor.json(&serde_json::json!({ "n": 8_675_309_123_u64, "m": 8_675_309_124_u64 }));
+    let value: serde_json::Value = serde_json::from_str(clean.get()).unwrap();
+    assert_eq!(value, serde_json::json!({ "n": MARK, "m": 8_675_309_124_u64 }));
+}
