@@ -205,6 +205,12 @@ impl Shard {
         }
         let Ok(at) = self.enter(book, now, ident, scope.owner()) else { return Ok(Err(Full)) };
         if let Some(open) = at.and_then(|at| self.holds.by_key(at, &hold.key)) {
+            if open.ask != Ask::new(hold) {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "a hold of this key is open already, for other amounts or at another price",
+                ));
+            }
             return Ok(Ok(granted(open, Vec::new())));
         }
         if !self.holds.has_room() {
@@ -271,6 +277,7 @@ impl Shard {
             run,
             space,
             state: State::Held,
+            ask,
             granted: amounts,
             expires,
             window: now.window,
