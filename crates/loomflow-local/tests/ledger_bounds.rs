@@ -366,12 +366,8 @@ async fn a_run_that_ended_does_not_charge_the_next_of_its_name() {
 #[tokio::test]
 async fn a_run_from_before_an_erasure_puts_no_name_back() {
     let at = |epoch| {
-        let user = loomflow_core::UserId::new("erased").unwrap();
-        loomflow_core::danger::assume_scope(
-            loomflow_core::Namespace::default(),
-            loomflow_core::Identity::User(user),
-            loomflow_core::Epoch::new(epoch),
-        )
+        let user = UserId::new("erased").unwrap();
+        danger::assume_scope(Namespace::default(), Identity::User(user), Epoch::new(epoch))
     };
     // With an open hold the counter stays hot, and without it is spilled; both ways the name stays away.
     for keep_open in [true, false] {
