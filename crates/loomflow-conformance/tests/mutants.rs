@@ -151,6 +151,7 @@ async fn every_ledger_mutant_is_found() {
             DoubleSettle,
             RaceOnReserve,
             KeyIgnored,
+            KeyHidesAmounts,
             UnknownPriceIsFree,
             ExcessIsLost,
             BelowMinimum,

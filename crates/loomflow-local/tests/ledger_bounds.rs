@@ -362,3 +362,32 @@ async fn a_run_that_ended_does_not_charge_the_next_of_its_name() {
     assert_eq!((refusal.entity, refusal.used, refusal.held), (Entity::Run, 0, 100));
     assert_eq!(ledger.usage(&user).await.unwrap().used.input_tokens, 60);
 }
+
+#[tokio::test]
+async fn a_run_from_before_an_erasure_puts_no_name_back() {
+    let at = |epoch| {
+        let user = UserId::new("erased").unwrap();
+        danger::assume_scope(Namespace::default(), Identity::User(user), Epoch::new(epoch))
+    };
+    // With an open hold the counter stays hot, and without it is spilled; both ways the name stays away.
+    for keep_open in [true, false] {
+        let ledger = StandardBudget::new(BudgetConfig::new().per_user_max_tokens(1_000)).unwrap();
+        spend(&ledger, &at(0), 1, 10, 0).await;
+        if keep_open {
+            granted(&ledger, &at(0), &hold(2, 10, 0)).await;
+        }
+        assert_eq!(ledger.forget(&at(1), &Erase::everything()).await.unwrap().total(), 1);
+        granted(&ledger, &at(0), &hold(3, 10, 0)).await;
+        assert_eq!(
+            ledger.forget(&at(2), &Erase::everything()).await.unwrap().total(),
+            0,
+            "no name came back"
+        );
+        granted(&ledger, &at(2), &hold(4, 10, 0)).await;
+        assert_eq!(
+            ledger.forget(&at(3), &Erase::everything()).await.unwrap().total(),
+            1,
+            "a newer run is named"
+        );
+    }
+}

@@ -110,6 +110,8 @@ struct Held {
     id: HoldId,
     user: usize,
     key: HoldKey,
+    /// What was asked for, the lease aside.
+    asked: Hold,
     /// Which life of the run.
     life: u32,
     sums: Sums,
@@ -402,14 +404,27 @@ impl World {
             Hold::tokens(key, input, output).with_min_output(min).with_price(price)
         };
         hold.lease = Duration::from_secs(lease);
-        let answer = self.ledger.reserve(&scope(user), &hold).await.unwrap();
+        let answer = self.ledger.reserve(&scope(user), &hold).await;
+        let mut asked = hold;
+        asked.min_output_tokens = asked.min_output_tokens.min(asked.output_tokens);
+        asked.lease = Duration::ZERO;
 
         if let Some(open) = oracle.open().find(|h| h.user == user && h.key == key) {
+            if open.asked != asked {
+                assert_eq!(
+                    answer.unwrap_err().kind(),
+                    ErrorKind::Conflict,
+                    "other amounts under a known key"
+                );
+                return;
+            }
+            let answer = answer.unwrap();
             let Reserve::Held(granted) = answer else { panic!("an open hold was refused") };
             assert_eq!((granted.id, granted.output_tokens), (open.id, open.sums[1]));
             assert!(granted.warnings.is_empty());
             return;
         }
+        let answer = answer.unwrap();
         let mut busy: Vec<_> = oracle.open().map(|h| h.user).collect();
         busy.sort_unstable();
         busy.dedup();
@@ -442,7 +457,17 @@ impl World {
                 let life = oracle.life(user, key.run);
                 let expires = oracle.mono + lease * 1_000_000_000;
                 let state = State::Held;
-                oracle.holds.push(Held { id: granted.id, user, key, life, sums, state, expires, born });
+                oracle.holds.push(Held {
+                    id: granted.id,
+                    user,
+                    key,
+                    asked,
+                    life,
+                    sums,
+                    state,
+                    expires,
+                    born,
+                });
                 let expected = oracle.warnings(user, key.run);
                 assert!(
                     !self.check_warnings || agree(&granted.warnings, &expected),

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use loomflow_core::{
-    BudgetConfig, Charge, Entity, Hold, HoldKey, Limits, NanoUsd, Price, RefusalReason, Window,
+    BudgetConfig, Charge, Entity, ErrorKind, Hold, HoldKey, Limits, NanoUsd, Price, RefusalReason, Window,
 };
 
 use super::{Harness, key, used, used_at};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{Must as _, World, new_run};
+use crate::fixture::{Must as _, World, must_fail, new_run};
 
 /// A refusal names whose cap it is, its key and window, and how much is used and held.
 pub async fn a_refusal_names_cap_and_numbers(h: &Harness) -> Outcome {
@@ -101,6 +101,23 @@ pub async fn the_same_key_holds_once(h: &Harness) -> Outcome {
     assert_eq!((usage.held_tokens, usage.open_holds), (60, 1), "held once");
     let other = l.held(&alice, &Hold::tokens(HoldKey::new(hold.key.run, 1), 10, 10)).await;
     assert_ne!(other.id, first.id, "another number of the run is another hold");
+    Passed
+}
+
+/// A key whose hold is open does not let other amounts past the caps: they are a conflict, and nothing changes.
+pub async fn the_same_key_with_other_amounts_is_a_conflict(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new().per_user_max_tokens(100)).await;
+    let alice = World::new().user("alice");
+    let hold = Hold::tokens(key(), 30, 30);
+    let first = l.held(&alice, &hold).await;
+    for other in
+        [Hold::tokens(hold.key, 31, 30), Hold::tokens(hold.key, 30, 31), Hold::tokens(hold.key, 5_000, 30)]
+    {
+        let answer = l.ledger().reserve(&alice, &other).await;
+        must_fail(answer, ErrorKind::Conflict, "a known key with other amounts");
+    }
+    assert_eq!(l.held(&alice, &hold).await.id, first.id, "the same amounts are the same hold");
+    assert_eq!(l.usage(&alice).await.held_tokens, 60, "held once");
     Passed
 }
 

@@ -394,6 +394,10 @@ impl Ledger for Books {
         if let Some(open) = state.open.iter().find(same)
             && self.bug != Bug::KeyIgnored
         {
+            let amounts = |h: &Hold| (h.input_tokens, h.output_tokens, h.price, h.wall_clock);
+            if amounts(&open.hold) != amounts(hold) && self.bug != Bug::KeyHidesAmounts {
+                return Err(Error::new(ErrorKind::Conflict, "the key is of another hold"));
+            }
             return Ok(Reserve::Held(Granted::new(open.id, open.output, open.wall)));
         }
         let (output, wall) = match self.grant(state, scope, hold) {

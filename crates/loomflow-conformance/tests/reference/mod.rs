@@ -61,6 +61,7 @@ pub(crate) enum Bug {
     RunsAreShared,
     KeysAreShared,
     KeyIgnored,
+    KeyHidesAmounts,
     ForgetResetsQuota,
     UnknownPriceIsFree,
     ExcessIsLost,

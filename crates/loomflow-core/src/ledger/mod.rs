@@ -36,7 +36,8 @@ pub trait Ledger: TenantData {
     ///
     /// - Grants fewer output tokens (and less wall clock) than asked for when the caps leave less, but never less than
     ///   the hold's minimum.
-    /// - The same [`HoldKey`] again returns the same hold while it is open.
+    /// - The same [`HoldKey`] again, with the same amounts and price, returns the same hold while it is open. With
+    ///   others it is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict): what was judged is not what is asked for now.
     /// - An unknown price under a cost cap is refused, never counted as zero.
     /// - A full table of users refuses a new user with [`RefusalReason::Capacity`].
     async fn reserve(&self, scope: &Scope, hold: &Hold) -> Result<Reserve>;

@@ -181,7 +181,7 @@ impl Bounds {
 }
 
 /// What a hold asks for, with its numbers in one form.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) input: u64,
     pub(super) output: u64,

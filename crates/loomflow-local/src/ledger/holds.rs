@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use loomflow_core::{HoldKey, RunId};
 
-use super::cell::{Amounts, Totals};
+use super::cell::{Amounts, Ask, Totals};
 
 /// The low bits of a hold's id name its place.
 pub(super) const PLACE_BITS: u32 = 24;
@@ -36,6 +36,8 @@ pub(super) struct HoldRecord {
     /// The place of its namespace's counter; means nothing when there are no caps of all users together.
     pub(super) space: u32,
     pub(super) state: State,
+    /// What was asked for: the same key again must ask for the same.
+    pub(super) ask: Ask,
     pub(super) granted: Amounts,
     /// The end of the lease.
     pub(super) expires: u64,

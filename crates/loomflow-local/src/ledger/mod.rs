@@ -118,7 +118,7 @@ impl StandardBudget {
         Self {
             book,
             time: Time::new(Arc::new(SystemClock)),
-            shards: (0..shards).map(|_| Mutex::new(Shard::new((users / shards).max(1)))).collect(),
+            shards: (0..shards).map(|_| Mutex::new(Shard::new((users / shards).max(1), shards))).collect(),
             config,
         }
     }
@@ -269,7 +269,7 @@ impl TenantData for StandardBudget {
     async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
         let (now, ident, mut shard) = self.enter(scope);
         let (names, kept) = if what.is_everything() {
-            shard.unname(&self.book, &now, ident, scope.owner())
+            shard.unname(&self.book, &now, ident, scope)
         } else {
             (0, shard.report(&self.book, &now, ident, scope.owner()).is_some())
         };

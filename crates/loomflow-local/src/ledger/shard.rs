@@ -17,6 +17,7 @@ use super::holds::{HoldRecord, HoldTable, PLACE_BITS, State};
 use super::keys::{Ident, Keys};
 use super::period::{Periods, Tick, nanos};
 use super::spill::{Counter, Quota, SpillRows};
+use crate::epochs::{EpochTable, MAX_ERASED};
 
 /// Expired holds that are remembered for each user, so that a late close can correct what the expiry charged.
 const LATE_PER_USER: usize = 64;
@@ -70,8 +71,8 @@ struct Runs {
 }
 
 impl User {
-    fn new(owner: &Owner, window: i64) -> Self {
-        Self { owner: Some(owner.clone()), cell: Cell::new(window), late: None, runs: None }
+    fn new(owner: Option<Owner>, window: i64) -> Self {
+        Self { owner, cell: Cell::new(window), late: None, runs: None }
     }
 
     fn run_cell(&mut self, record: &HoldRecord) -> Option<&mut Cell> {
@@ -95,7 +96,7 @@ impl User {
         }
     }
 
-    fn restored(owner: &Owner, counter: Counter, periods: &Periods) -> Self {
+    fn restored(owner: Option<Owner>, counter: Counter, periods: &Periods) -> Self {
         let Counter { window, warned, parts, runs } = counter;
         let cell = Cell::restored(window, warned, parts, periods);
         let runs = (!runs.is_empty()).then(|| {
@@ -106,7 +107,7 @@ impl User {
             }
             Box::new(all)
         });
-        Self { owner: Some(owner.clone()), cell, late: None, runs }
+        Self { owner, cell, late: None, runs }
     }
 
     /// Whether dropping it gives nothing away and loses nothing a late close could need.
@@ -123,16 +124,19 @@ pub(super) struct Shard {
     users: BoundedTable<u128, User>,
     holds: HoldTable,
     spill: SpillRows,
+    /// Up to which epoch users were erased: a scope from before that puts no name back.
+    erased: EpochTable,
     /// Counts the holds; part of their ids, so that no id comes twice.
     serial: u64,
 }
 
 impl Shard {
-    pub(super) fn new(max_users: usize) -> Self {
+    pub(super) fn new(max_users: usize, shards: usize) -> Self {
         Self {
             users: BoundedTable::new(max_users),
             holds: HoldTable::default(),
             spill: SpillRows::default(),
+            erased: EpochTable::new(MAX_ERASED / shards.max(1)),
             serial: 0,
         }
     }
@@ -203,14 +207,20 @@ impl Shard {
                 hold.input_tokens
             )));
         }
-        let Ok(at) = self.enter(book, now, ident, scope.owner()) else { return Ok(Err(Full)) };
+        let Ok(at) = self.enter(book, now, ident, scope) else { return Ok(Err(Full)) };
         if let Some(open) = at.and_then(|at| self.holds.by_key(at, &hold.key)) {
+            if open.ask != Ask::new(hold) {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "a hold of this key is open already, for other amounts or at another price",
+                ));
+            }
             return Ok(Ok(granted(open, Vec::new())));
         }
         if !self.holds.has_room() {
             return Err(full("too many holds are open; close some first"));
         }
-        let mut fresh = at.is_none().then(|| User::new(scope.owner(), now.window));
+        let mut fresh = at.is_none().then(|| User::new(self.name(scope), now.window));
         let user = match (&mut fresh, at) {
             (Some(user), _) => user,
             (None, Some(at)) => self.users.get_mut(at),
@@ -271,6 +281,7 @@ impl Shard {
             run,
             space,
             state: State::Held,
+            ask,
             granted: amounts,
             expires,
             window: now.window,
@@ -355,7 +366,7 @@ impl Shard {
             (user.cell.clone(), self.users.pins(at), user.owner.clone())
         } else {
             let counter = self.spill.get(ident.0)?;
-            let user = User::restored(owner, counter, &book.periods);
+            let user = User::restored(None, counter, &book.periods);
             (user.cell, 0, None)
         };
         cell.roll(&book.periods, &book.user, now.window);
@@ -387,7 +398,9 @@ impl Shard {
     }
 
     /// Takes the name off a user's counter. Answers (names that went, whether a counter stays).
-    pub(super) fn unname(&mut self, book: &Book, now: &Tick, ident: Ident, owner: &Owner) -> (u64, bool) {
+    pub(super) fn unname(&mut self, book: &Book, now: &Tick, ident: Ident, scope: &Scope) -> (u64, bool) {
+        let owner = scope.owner();
+        self.erased.raise(owner, scope.epoch());
         let Some(at) = self.hot(ident, owner) else {
             return (0, self.spill.get(ident.0).is_some());
         };
@@ -409,11 +422,11 @@ impl Shard {
     }
 
     /// The place of a user who is hot, or who was spilled and is restored; `None` for a user who is not known.
-    fn enter(&mut self, book: &Book, now: &Tick, ident: Ident, owner: &Owner) -> Result<Option<u32>, Full> {
-        if let Some(at) = self.hot(ident, owner) {
-            let user = self.users.get_mut(at);
-            if user.owner.is_none() {
-                user.owner = Some(owner.clone());
+    fn enter(&mut self, book: &Book, now: &Tick, ident: Ident, scope: &Scope) -> Result<Option<u32>, Full> {
+        if let Some(at) = self.hot(ident, scope.owner()) {
+            if self.users.get(at).owner.is_none() {
+                let name = self.name(scope);
+                self.users.get_mut(at).owner = name;
             }
             return Ok(Some(at));
         }
@@ -435,8 +448,13 @@ impl Shard {
             book.quota.release(1);
         }
         book.hot.fetch_add(1, Ordering::Relaxed);
-        let user = User::restored(owner, counter, &book.periods);
+        let user = User::restored(self.name(scope), counter, &book.periods);
         Ok(Some(self.users.insert(ident.hash(), ident.0, user, now.mono)))
+    }
+
+    /// The name to keep beside a counter: none for a scope from before the user's erasure.
+    fn name(&self, scope: &Scope) -> Option<Owner> {
+        (scope.epoch() >= self.erased.get(scope.owner())).then(|| scope.owner().clone())
     }
 
     fn hot(&self, ident: Ident, owner: &Owner) -> Option<u32> {
