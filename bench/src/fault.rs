@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use loomflow_core::danger::take_unchecked;
 use loomflow_core::{
     AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, Capabilities, Charge,
     EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ExportStream, FactStore, HistoryLimit, Hold, HoldId,
@@ -100,10 +101,9 @@ impl Leaky {
             .into_iter()
             .map(|owned| {
                 let owner = owned.owner().clone();
-                owned.map(|value| {
-                    seen.push_back((owner, value.clone()));
-                    value
-                })
+                let value = take_unchecked(owned);
+                seen.push_back((owner.clone(), value.clone()));
+                Owned::new(owner, value)
             })
             .collect();
         while seen.len() > REMEMBERED {

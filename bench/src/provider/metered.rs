@@ -33,7 +33,7 @@ struct Desk {
     canaries: Arc<Canaries>,
     watch: Arc<Watch>,
     invoice: Arc<Invoice>,
-    ended: AtomicU64,
+    arrived: AtomicU64,
     answered: AtomicU64,
     longest_prompt: AtomicU64,
 }
@@ -47,14 +47,14 @@ impl MeteredModel {
         watch: Arc<Watch>,
         invoice: Arc<Invoice>,
     ) -> Self {
-        let (ended, answered, longest_prompt) = Default::default();
-        Self(Arc::new(Desk { people, canaries, watch, invoice, ended, answered, longest_prompt }))
+        let (arrived, answered, longest_prompt) = Default::default();
+        Self(Arc::new(Desk { people, canaries, watch, invoice, arrived, answered, longest_prompt }))
     }
 
-    /// Calls that came to an end, good or bad, before their caller went away.
+    /// Calls that reached the provider. Each is on record, also where its caller went away in the middle.
     #[must_use]
-    pub fn ended(&self) -> u64 {
-        self.0.ended.load(Ordering::Relaxed)
+    pub fn arrived(&self) -> u64 {
+        self.0.arrived.load(Ordering::Relaxed)
     }
 
     /// Calls that were answered in full.
@@ -96,6 +96,7 @@ impl Model for MeteredModel {
             .place(ctx.user_id())
             .ok_or_else(|| Error::new(ErrorKind::Internal, "a call for a tenant nobody knows"))?;
         let received = desk.receive(tenant, &request);
+        desk.arrived.fetch_add(1, Ordering::Relaxed);
         // Billed on arrival: whoever hangs up while the order is looked at has ordered.
         desk.invoice.received(tenant, received);
         let script = Script::read(ctx.metadata());
@@ -103,7 +104,6 @@ impl Model for MeteredModel {
         if attempt == 1
             && let Some(error) = refusal(script.trouble)
         {
-            desk.ended.fetch_add(1, Ordering::Relaxed);
             if error.kind() != ErrorKind::Transport {
                 desk.invoice.refused(tenant, received);
             }
@@ -168,7 +168,6 @@ impl Open {
             open.desk.invoice.generated(open.tenant, words);
             return Some((Ok(piece), Some(open)));
         }
-        open.desk.ended.fetch_add(1, Ordering::Relaxed);
         match open.reply.ending {
             Ending::Done { stop, usage } => {
                 open.desk.answered.fetch_add(1, Ordering::Relaxed);

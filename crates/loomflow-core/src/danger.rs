@@ -19,7 +19,7 @@ use crate::message::{Digest, ToolCall, canonical_json};
 use crate::model::{AdmittedCall, AdmittedEmbed, ModelRequest};
 use crate::redact::{KeepAll, Redactor};
 use crate::run::RunClock;
-use crate::scope::{Epoch, Owner, Scope};
+use crate::scope::{Epoch, Owned, Owner, Scope};
 use crate::secret::NoSecrets;
 use crate::telemetry::NoTelemetry;
 use crate::tool::PermittedCall;
@@ -51,6 +51,12 @@ pub fn detached_context(scope: Scope) -> RunContext {
         clock: Arc::new(RunClock::new(Duration::from_secs(3_600))),
         metadata: Arc::default(),
     })
+}
+
+/// The value of what a store returned, without asking whose it is. The tripwire does not see it.
+#[must_use]
+pub fn take_unchecked<T>(owned: Owned<T>) -> T {
+    owned.into_value()
 }
 
 /// A permit that no policy gave, to call a tool outside an agent.
