@@ -164,10 +164,28 @@ fn fingerprint(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// What a secret looks like on its way: raw, as a JSON string, percent-encoded, and within base64 at every alignment.
+/// What a secret looks like on its way, piece by piece: a long one is found as several even pieces that follow each other, so
+/// that no tail of it stays.
 fn forms(secret: &str) -> Vec<String> {
-    let cut = (0..=MAX_SECRET.min(secret.len())).rev().find(|at| secret.is_char_boundary(*at)).unwrap_or(0);
-    let secret = &secret[..cut];
+    let mut forms: Vec<String> = pieces(secret).flat_map(forms_of).collect();
+    forms.sort_unstable();
+    forms.dedup();
+    forms.retain(|form| form.len() >= MIN_SECRET);
+    forms
+}
+
+/// Even pieces of at most about `MAX_SECRET` bytes, cut between characters.
+fn pieces(secret: &str) -> impl Iterator<Item = &str> {
+    let count = secret.len().div_ceil(MAX_SECRET).max(1);
+    let border = move |n: usize| {
+        let at = secret.len() * n / count;
+        (at..=secret.len()).find(|at| secret.is_char_boundary(*at)).unwrap_or(secret.len())
+    };
+    (0..count).map(move |n| &secret[border(n)..border(n + 1)])
+}
+
+/// One piece: raw, as a JSON string, percent-encoded, and within base64 at every alignment.
+fn forms_of(secret: &str) -> Vec<String> {
     let mut forms = vec![secret.to_owned()];
     if let Ok(quoted) = serde_json::to_string(secret) {
         forms.push(quoted[1..quoted.len() - 1].to_owned());
@@ -179,9 +197,6 @@ fn forms(secret: &str) -> Vec<String> {
         forms.push(core.replace('+', "-").replace('/', "_"));
         forms.push(core);
     }
-    forms.sort_unstable();
-    forms.dedup();
-    forms.retain(|form| form.len() >= MIN_SECRET);
     forms
 }
 
