@@ -9,7 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ const JOB_LIMIT: Duration = Duration::from_secs(30);
 
 /// The queue and its tasks. Jobs of one lane run in order, so a run's holds are settled before its record is written.
 pub(crate) struct Closer {
-    lanes: Mutex<Option<Vec<mpsc::Sender<Job>>>>,
+    lanes: RwLock<Option<Vec<mpsc::Sender<Job>>>>,
 }
 
 impl Closer {
     pub(crate) fn new() -> Self {
-        Self { lanes: Mutex::new(None) }
+        Self { lanes: RwLock::new(None) }
     }
 
     /// Takes a place in the lane of `key`, waiting while all are taken.
@@ -54,7 +54,7 @@ impl Closer {
 
     /// Waits until everything handed over so far is finished.
     pub(crate) async fn drain(&self) -> Result<()> {
-        let running = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let running = self.lanes.read().unwrap_or_else(PoisonError::into_inner).is_some();
         if running {
             for lane in 0..LANES {
                 self.barrier(lane as u128).await?;
@@ -74,13 +74,16 @@ impl Closer {
     }
 
     fn lane(&self, lane: usize) -> mpsc::Sender<Job> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         // The lanes live and die together, with the runtime that runs them.
-        let alive = lanes.as_ref().is_some_and(|all| !all[lane].is_closed());
-        if !alive {
-            *lanes = Some((0..LANES).map(|_| spawn_lane()).collect());
+        let alive = |all: &Option<Vec<mpsc::Sender<Job>>>| {
+            all.as_ref().map(|all| &all[lane]).filter(|sender| !sender.is_closed()).cloned()
+        };
+        if let Some(sender) = alive(&self.lanes.read().unwrap_or_else(PoisonError::into_inner)) {
+            return sender;
         }
-        lanes.as_ref().expect("the lanes were just made")[lane].clone()
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        alive(&lanes)
+            .unwrap_or_else(|| lanes.insert((0..LANES).map(|_| spawn_lane()).collect())[lane].clone())
     }
 }
 
