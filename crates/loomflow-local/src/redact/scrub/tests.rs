@@ -171,12 +171,8 @@ fn the_value_of_a_member_whose_name_is_a_secrets_is_taken_out() {
 #[test]
 fn a_long_secret_keeps_no_tail() {
     let scrub = PatternScrub::new();
-    for length in [4_100] {
-        let secret: String =
-            (0..length).map(|n| char::from(b'a' + ((n * n + n / 7 + length * 3) % 26) as u8)).collect();
-        scrub.register(&Arc::new(Secret::new(secret.clone())));
-        let clean = scrub.scrub(&format!("before {secret} after")).into_owned();
-        assert!(clean.starts_with("before ") && clean.ends_with(" after"), "{length}");
-        assert_eq!(clean.replace(MARK, ""), "before  after", "{length} bytes: nothing of it stays");
-    }
+    let secret: String = (0..4_100).map(|n| char::from(b'a' + ((n * n + n / 7) % 26) as u8)).collect();
+    scrub.register(&Arc::new(Secret::new(secret.clone())));
+    let clean = scrub.scrub(&format!("before {secret} after")).into_owned();
+    assert_eq!(clean.replace(MARK, ""), "before  after", "nothing of it stays");
 }
