@@ -170,7 +170,11 @@ pub trait Runtime: TenantData {
         outcome: Redacted<String>,
     ) -> Result<()>;
 
-    /// Ends a run: its lease and the session's are free, its steps may go.
+    /// Ends a run: its lease and the session's are free, its steps may go. A status that is not terminal parks it instead.
+    ///
+    /// - The lease's fence decides, not the session: a run that lost its session to another still ends, and one that was taken
+    ///   over is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
+    /// - A run whose row was erased has nothing left to end: that succeeds.
     async fn close(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()>;
 
     /// One of the scope's own runs; anybody else's is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).

@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn no_document_or_comment_knows_a_machine() {
-        for wrong in ["see /work/main", "`/tmp/x`", "(/home/me/x)", "/root/x"] {
+        for wrong in ["see /work/x", "`/tmp/x`", "(/home/me/x)", "/root/x"] {
             assert_rules(&rules("docs/a.md", wrong), &["machine-path"]);
             assert_rules(&rules("crates/a/src/lib.rs", &format!("//! See {wrong}.\n")), &["machine-path"]);
         }

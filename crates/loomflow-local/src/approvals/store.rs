@@ -337,7 +337,8 @@ impl ApprovalStore for InMemoryApprovalStore {
             }
             row.approval.request.expires_at.saturating_since(now)
         };
-        let _ = tokio::time::timeout(left.min(LONGEST_WAIT), change).await;
+        // Changed or not: the caller looks again either way.
+        let _either = tokio::time::timeout(left.min(LONGEST_WAIT), change).await;
         Ok(())
     }
 }
