@@ -16,7 +16,7 @@ use crate::identity::{Identity, Namespace, SessionId};
 use crate::ids::RunId;
 use crate::memory::NoMemory;
 use crate::message::{Digest, ToolCall, canonical_json};
-use crate::model::{AdmittedCall, AdmittedEmbed, ModelRequest};
+use crate::model::{AdmittedCall, AdmittedEmbed, EmbedPurpose, ModelRequest};
 use crate::redact::{KeepAll, Redactor};
 use crate::run::RunClock;
 use crate::scope::{Epoch, Owned, Owner, Scope};
@@ -75,6 +75,6 @@ pub fn admit(request: ModelRequest) -> AdmittedCall {
 
 /// An admission that no ledger gave, to call an embedder outside an agent. Nothing is counted.
 #[must_use]
-pub fn admit_embed(texts: Vec<Arc<str>>) -> AdmittedEmbed {
-    AdmittedEmbed::seal(texts)
+pub fn admit_embed(texts: Vec<Arc<str>>, purpose: EmbedPurpose) -> AdmittedEmbed {
+    AdmittedEmbed::seal(texts, purpose)
 }

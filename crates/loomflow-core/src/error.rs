@@ -49,8 +49,10 @@ pub enum ErrorKind {
     ContextTooLong,
     /// A model stream ended without its end.
     Truncated,
-    /// The network, a file or a server failed.
+    /// The network, a file or a server failed, and how far the request came is not known.
     Transport,
+    /// The server could not be reached: nothing was sent.
+    Unreachable,
     /// The final output did not meet its schema within the allowed retries.
     OutputInvalid,
     /// The part that was asked does not offer this; the message names who and what.
@@ -82,6 +84,7 @@ impl ErrorKind {
             Self::ContextTooLong => "context_too_long",
             Self::Truncated => "truncated",
             Self::Transport => "transport",
+            Self::Unreachable => "unreachable",
             Self::OutputInvalid => "output_invalid",
             Self::Unsupported => "unsupported",
             Self::Internal => "internal",
@@ -89,7 +92,7 @@ impl ErrorKind {
     }
 
     fn retryable(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded | Self::Transport)
+        matches!(self, Self::RateLimited | Self::Overloaded | Self::Transport | Self::Unreachable)
     }
 }
 

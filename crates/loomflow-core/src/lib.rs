@@ -24,6 +24,7 @@ mod error;
 mod event;
 mod identity;
 mod ids;
+mod image;
 mod ledger;
 pub mod r#loop;
 mod memory;
@@ -61,6 +62,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use identity::{Identity, LEGACY_ANONYMOUS_SENTINEL, Namespace, SessionId, UserId};
 pub use ids::{ApprovalId, EpisodeId, FactId, HoldId, RunId};
+pub use image::{Image, ImageSource};
 pub use ledger::{
     BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, Granted, Held, Hold, HoldKey, Ledger, Limits, Phase,
     Refusal, RefusalReason, Reservation, Reserve, Sent, Settled, UsageReport, Warning, Window,
@@ -72,8 +74,8 @@ pub use memory::{
 };
 pub use message::{Digest, Message, Role, ToolCall, canonical_json};
 pub use model::{
-    AdmittedCall, AdmittedEmbed, Delta, Done, Embedded, Embedder, Model, ModelCapabilities, ModelRequest,
-    ModelStream, StopReason, estimate_tokens,
+    AdmittedCall, AdmittedEmbed, Delta, Done, EmbedPurpose, Embedded, Embedder, Model, ModelCapabilities,
+    ModelRequest, ModelStream, StopReason, estimate_tokens,
 };
 pub use permissions::{Decision, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
 pub use redact::{KeepAll, ObjectWriter, Redacted, Redactor, Scrub};
@@ -84,5 +86,5 @@ pub use scope::{Epoch, Owned, Owner, Scope};
 pub use secret::{NoSecrets, Secret, SecretRef, Secrets};
 pub use telemetry::{Label, NoTelemetry, Telemetry};
 pub use tenant_data::{Erase, Erased, ExportItem, ExportStream, TenantData, export_from};
-pub use tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec, call_digest};
-pub use usage::{NanoUsd, Price, Usage};
+pub use tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec, call_digest, wire_name};
+pub use usage::{LongPrompt, NanoUsd, Price, Usage};

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::image::Image;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,13 +38,27 @@ pub struct Message {
     /// The call a tool message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<Arc<str>>,
+    /// What a provider wants back, unread and unchanged, with this message of its model: signed reasoning, for one. JSON
+    /// that the adapter which made it understands, and every other ignores. Not serialised: it is neither journaled nor remembered.
+    #[serde(skip)]
+    pub provider_state: Option<Arc<str>>,
+    /// The images a user shows with the text. Not serialised: they are neither journaled nor remembered.
+    #[serde(skip)]
+    pub images: Option<Arc<[Image]>>,
 }
 
 impl Message {
     /// A message of `role` saying `text`.
     #[must_use]
     pub fn new(role: Role, text: impl Into<Arc<str>>) -> Self {
-        Self { role, text: text.into(), tool_calls: None, tool_call_id: None }
+        Self {
+            role,
+            text: text.into(),
+            tool_calls: None,
+            tool_call_id: None,
+            provider_state: None,
+            images: None,
+        }
     }
 
     /// The operator's instructions.
@@ -74,6 +89,33 @@ impl Message {
     #[must_use]
     pub fn tool(id: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> Self {
         Self { tool_call_id: Some(id.into()), ..Self::new(Role::Tool, text) }
+    }
+
+    /// Shows images with the text. None at all leaves the message as it is.
+    #[must_use]
+    pub fn with_images(mut self, images: impl Into<Arc<[Image]>>) -> Self {
+        self.images = Some(images.into()).filter(|images| !images.is_empty());
+        self
+    }
+
+    /// Attaches what the provider wants back with this message.
+    #[must_use]
+    pub fn with_provider_state(mut self, state: Option<Arc<str>>) -> Self {
+        self.provider_state = state;
+        self
+    }
+
+    /// The message as it is remembered: without what only its own run needed.
+    pub(crate) fn remembered(mut self) -> Self {
+        self.provider_state = None;
+        self.images = None;
+        self
+    }
+
+    /// The images shown with this message; empty for most messages.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        self.images.as_deref().unwrap_or_default()
     }
 
     /// The calls this message asks for; empty for most messages.

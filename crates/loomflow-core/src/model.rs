@@ -148,8 +148,13 @@ pub enum Delta {
     Text(Arc<str>),
     /// The model's reasoning; counted, and not shown.
     Reasoning(Arc<str>),
+    /// A piece of a tool call's arguments as it arrives, so that a reply which is cut off is charged for it. The whole
+    /// call still follows as [`Delta::ToolCall`] and is not counted twice.
+    Arguments(Arc<str>),
     /// A whole tool call.
     ToolCall(ToolCall),
+    /// What the provider wants back with this reply for as long as the run lasts; see [`Message::provider_state`].
+    ProviderState(Arc<str>),
     /// The end. Nothing follows.
     Done(Done),
 }
@@ -188,8 +193,11 @@ impl ModelCapabilities {
 /// # Errors of `stream`
 ///
 /// An error *before* the stream begins means the provider took no order: the hold is given back, unless the kind is
-/// [`Timeout`](crate::ErrorKind::Timeout) or [`Transport`](crate::ErrorKind::Transport), where nobody knows, and the
-/// prompt is charged. An error *within* the stream charges the prompt and what was streamed.
+/// [`Timeout`](crate::ErrorKind::Timeout), [`Transport`](crate::ErrorKind::Transport) or
+/// [`Internal`](crate::ErrorKind::Internal), where nobody knows, and the prompt is charged; what could not be connected to is
+/// [`Unreachable`](crate::ErrorKind::Unreachable). An error *within* the stream charges the prompt and what was streamed.
+///
+/// An adapter puts the provider's id of the request into the error's context as `request_id`; the audit log keeps it.
 #[async_trait]
 pub trait Model: fmt::Debug + Send + Sync + 'static {
     /// The model's name, as prices and reports know it.
@@ -220,11 +228,28 @@ pub trait Model: fmt::Debug + Send + Sync + 'static {
 /// Texts that the model door has admitted for embedding. What [`Embedder::embed`] takes.
 pub struct AdmittedEmbed {
     texts: Vec<Arc<str>>,
+    purpose: EmbedPurpose,
+}
+
+/// What a vector is for. Some models make one for a question that differs from one for what could answer it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EmbedPurpose {
+    /// To be stored and found.
+    Document,
+    /// To look for what is stored.
+    Query,
 }
 
 impl AdmittedEmbed {
-    pub(crate) fn seal(texts: Vec<Arc<str>>) -> Self {
-        Self { texts }
+    pub(crate) fn seal(texts: Vec<Arc<str>>, purpose: EmbedPurpose) -> Self {
+        Self { texts, purpose }
+    }
+
+    /// What the vectors are for.
+    #[must_use]
+    pub fn purpose(&self) -> EmbedPurpose {
+        self.purpose
     }
 
     /// The texts.
@@ -277,21 +302,20 @@ pub trait Embedder: fmt::Debug + Send + Sync + 'static {
         estimate_tokens(text)
     }
 
-    /// The vectors of admitted texts.
+    /// The vectors of admitted texts. What an error means for the charge is said at [`Model`].
     async fn embed(&self, ctx: &RunContext, call: AdmittedEmbed) -> Result<Embedded>;
 }
 
-/// The vector of one text as a record wants it.
-pub(crate) fn one_embedding(embedder: &dyn Embedder, mut done: Embedded) -> Result<Embedding> {
-    match (done.vectors.len(), done.vectors.pop()) {
-        (1, Some(vector)) if vector.len() == embedder.dimensions() => {
-            Ok(Embedding::new(embedder.name(), vector))
-        }
-        _ => Err(Error::new(
+/// The vectors as records want them, one for each text that was asked for.
+pub(crate) fn embeddings(embedder: &dyn Embedder, asked: usize, done: Embedded) -> Result<Vec<Embedding>> {
+    let fits = |vector: &Arc<[f32]>| vector.len() == embedder.dimensions();
+    if done.vectors.len() != asked || !done.vectors.iter().all(fits) {
+        return Err(Error::new(
             crate::ErrorKind::Internal,
             format!("embedder {} answered with the wrong number or length of vectors", embedder.name()),
-        )),
+        ));
     }
+    Ok(done.vectors.into_iter().map(|vector| Embedding::new(embedder.name(), vector)).collect())
 }
 
 /// A rough count for models without a tokenizer: four bytes a token, rounded up.

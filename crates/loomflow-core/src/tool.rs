@@ -1,5 +1,6 @@
 //! Tools: what an author implements, and the permit without which none can be called.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,6 +122,15 @@ impl ToolSpec {
     pub fn digest(&self) -> Digest {
         self.digest
     }
+}
+
+/// A tool's name as providers take it, who know no dots: `billing.refund` travels as `billing__refund`.
+///
+/// The agent's builder refuses two tools that would travel under one name, and a name that gets longer than 64 bytes;
+/// so an adapter finds the tool of a wire name by comparing it with the wire names of the request's tools.
+#[must_use]
+pub fn wire_name(name: &str) -> Cow<'_, str> {
+    if name.contains('.') { Cow::Owned(name.replace('.', "__")) } else { Cow::Borrowed(name) }
 }
 
 /// Binds a permit, an approval and an audit record to one call: run, place in the run, call id, tool, schema and canonical

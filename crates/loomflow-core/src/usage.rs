@@ -87,6 +87,8 @@ pub struct Usage {
     pub cache_write_tokens: u64,
     /// Generated tokens, reasoning included.
     pub output_tokens: u64,
+    /// Generated tokens that were reasoning; part of `output_tokens`, and zero where the provider does not tell.
+    pub reasoning_tokens: u64,
     /// What it cost; zero when no price is known and no cost cap is set.
     pub cost_usd: NanoUsd,
 }
@@ -103,6 +105,13 @@ impl Usage {
     pub fn with_cache(mut self, read: u64, written: u64) -> Self {
         self.cached_input_tokens = read;
         self.cache_write_tokens = written;
+        self
+    }
+
+    /// Sets how many of the generated tokens were reasoning.
+    #[must_use]
+    pub fn with_reasoning(mut self, tokens: u64) -> Self {
+        self.reasoning_tokens = tokens;
         self
     }
 
@@ -126,6 +135,7 @@ impl AddAssign for Usage {
         self.cached_input_tokens = self.cached_input_tokens.saturating_add(other.cached_input_tokens);
         self.cache_write_tokens = self.cache_write_tokens.saturating_add(other.cache_write_tokens);
         self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
         self.cost_usd = self.cost_usd.saturating_add(other.cost_usd);
     }
 }
@@ -142,13 +152,64 @@ pub struct Price {
     pub cache_write: u64,
     /// Per generated token.
     pub output: u64,
+    /// The rates of a call with a long prompt, where the provider has such a tier.
+    pub long_prompt: Option<LongPrompt>,
+}
+
+/// The tier of long prompts: when a prompt has more tokens than `above`, these rates hold for all of the call's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LongPrompt {
+    /// The longest prompt, in tokens, that still costs the usual rates.
+    pub above: u64,
+    /// Per prompt token at the full rate, in pico-dollars.
+    pub input: u64,
+    /// Per prompt token read from the provider's cache.
+    pub cached_input: u64,
+    /// Per prompt token written to the provider's cache.
+    pub cache_write: u64,
+    /// Per generated token.
+    pub output: u64,
+}
+
+impl LongPrompt {
+    /// The tier of prompts with more than `above` tokens, at these rates in pico-dollars per token.
+    #[must_use]
+    pub fn new(above: u64, rates: Price) -> Self {
+        let Price { input, cached_input, cache_write, output, .. } = rates;
+        Self { above, input, cached_input, cache_write, output }
+    }
 }
 
 impl Price {
     /// A price with one rate for every prompt token and one for every generated one.
     #[must_use]
     pub fn per_token(input_pico: u64, output_pico: u64) -> Self {
-        Self { input: input_pico, cached_input: input_pico, cache_write: input_pico, output: output_pico }
+        Self {
+            input: input_pico,
+            cached_input: input_pico,
+            cache_write: input_pico,
+            output: output_pico,
+            long_prompt: None,
+        }
+    }
+
+    /// Sets the tier of long prompts.
+    #[must_use]
+    pub fn with_long_prompt(mut self, tier: LongPrompt) -> Self {
+        self.long_prompt = Some(tier);
+        self
+    }
+
+    /// The rates that hold for a prompt of `input` tokens.
+    #[must_use]
+    pub fn at(&self, input: u64) -> Self {
+        match self.long_prompt {
+            Some(LongPrompt { above, input: rate, cached_input, cache_write, output }) if input > above => {
+                Self { input: rate, cached_input, cache_write, output, long_prompt: None }
+            }
+            _ => Self { long_prompt: None, ..*self },
+        }
     }
 
     /// Sets the rates of cached and cache-writing prompt tokens.
@@ -162,14 +223,15 @@ impl Price {
     /// The cost of `usage`, computed in 128 bits and rounded up once, to a whole nano-dollar; stops at the largest amount.
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> NanoUsd {
+        let rates = self.at(usage.input_tokens);
         let special = usage.cached_input_tokens.saturating_add(usage.cache_write_tokens);
         let full = usage.input_tokens.saturating_sub(special);
         // A product of two 64-bit numbers fits into 128 bits; a sum of four of them need not.
         let pico = [
-            (full, self.input),
-            (usage.cached_input_tokens, self.cached_input),
-            (usage.cache_write_tokens, self.cache_write),
-            (usage.output_tokens, self.output),
+            (full, rates.input),
+            (usage.cached_input_tokens, rates.cached_input),
+            (usage.cache_write_tokens, rates.cache_write),
+            (usage.output_tokens, rates.output),
         ]
         .into_iter()
         .map(|(tokens, rate)| u128::from(tokens) * u128::from(rate))
@@ -180,8 +242,9 @@ impl Price {
     /// The most that `input` prompt tokens and `output` generated ones can cost, whatever the cache does.
     #[must_use]
     pub fn ceiling(&self, input: u64, output: u64) -> NanoUsd {
-        let rate = self.input.max(self.cached_input).max(self.cache_write);
-        Self { input: rate, ..*self }.cost(&Usage::new(input, output))
+        let rates = self.at(input);
+        let rate = rates.input.max(rates.cached_input).max(rates.cache_write);
+        Self { input: rate, ..rates }.cost(&Usage::new(input, output))
     }
 }
 
@@ -198,6 +261,20 @@ mod tests {
         assert_eq!(Price::per_token(1, 0).cost(&Usage::new(1, 0)), NanoUsd(1));
         assert_eq!(Price::per_token(u64::MAX, 0).cost(&Usage::new(u64::MAX, 0)), NanoUsd(u64::MAX));
         assert!(price.ceiling(1_000, 10) >= price.cost(&usage));
+    }
+
+    #[test]
+    fn a_long_prompt_costs_its_tier_for_all_of_its_tokens() {
+        let tier =
+            LongPrompt::new(1_000, Price::per_token(2_000_000, 6_000_000).with_cache(200_000, 2_500_000));
+        let price =
+            Price::per_token(1_000_000, 4_000_000).with_cache(100_000, 1_250_000).with_long_prompt(tier);
+        assert_eq!(price.cost(&Usage::new(1_000, 1)), NanoUsd(1_000 * 1_000 + 4_000), "on the border");
+        assert_eq!(price.cost(&Usage::new(1_001, 1)), NanoUsd(1_001 * 2_000 + 6_000), "beyond it");
+        let cached = Usage::new(1_001, 0).with_cache(1_000, 1);
+        assert_eq!(price.cost(&cached), NanoUsd(1_000 * 200 + 2_500));
+        assert_eq!(price.ceiling(1_000, 0), NanoUsd(1_000 * 1_250));
+        assert_eq!(price.ceiling(1_001, 1), NanoUsd(1_001 * 2_500 + 6_000));
     }
 
     #[test]

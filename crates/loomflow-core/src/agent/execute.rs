@@ -20,9 +20,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
 use crate::identity::SessionId;
 use crate::ids::RunId;
+use crate::image::Image;
 use crate::ledger::{Hold, Reserve};
 use crate::r#loop::{Outcome, Task, drive};
 use crate::memory::NewEpisode;
+use crate::model::EmbedPurpose;
 use crate::result::{RunResult, RunStatus};
 use crate::run::{Ending, Finisher, RunClock, RunState};
 use crate::runtime::{RunLease, RunOpening, Runtime};
@@ -31,10 +33,13 @@ use crate::scope::{Owner, Scope};
 
 /// How long writing the finished turn into memory may take: its answer is there already, and is not given up for it.
 const COMMIT_LIMIT: Duration = Duration::from_secs(10);
+/// The most images of one run's input: with the largest of them a request stays within what providers take.
+const MAX_IMAGES: usize = 20;
 
 /// What was asked.
 pub(crate) struct Asked {
     pub(crate) input: Arc<str>,
+    pub(crate) images: Vec<Image>,
     pub(crate) session: Option<SessionId>,
     pub(crate) session_error: Option<Error>,
     pub(crate) schema: Option<Arc<dyn OutputSchema>>,
@@ -61,7 +66,12 @@ pub(crate) async fn execute(
             .with_operation("begin"));
     };
     let (run, finisher) = begun?;
-    let task = Task { input: asked.input, schema: asked.schema, output_retries: asked.output_retries };
+    let task = Task {
+        input: asked.input,
+        images: asked.images,
+        schema: asked.schema,
+        output_retries: asked.output_retries,
+    };
     let ended = guarded_by_deadline(&run, &task, asked.resume.is_some()).await;
     conclude(&run, finisher, began, ended).await
 }
@@ -76,6 +86,10 @@ fn check(agent: &AgentInner, asked: &Asked) -> Result<()> {
     let limit = agent.settings.max_input_bytes;
     if asked.input.len() > limit {
         let message = format!("the input is {} bytes long; at most {limit} are allowed", asked.input.len());
+        return Err(Error::invalid_input(message));
+    }
+    if asked.images.len() > MAX_IMAGES {
+        let message = format!("{} images are shown; at most {MAX_IMAGES} are allowed", asked.images.len());
         return Err(Error::invalid_input(message));
     }
     Ok(())
@@ -280,7 +294,7 @@ async fn commit(run: &RunState, mut episode: NewEpisode) -> Option<&'static str>
         if run.agent.embedder.is_some() {
             let text: Vec<&str> =
                 episode.messages.iter().filter(|m| m.role != crate::Role::Tool).map(|m| &*m.text).collect();
-            episode.embedding = embed(run, &text.join("\n").into()).await;
+            episode.embedding = embed(run, &text.join("\n").into(), EmbedPurpose::Document).await;
         }
         run.ctx.memory().remember(episode).await
     };

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::identity::SessionId;
 use crate::ids::RunId;
+use crate::image::Image;
 use crate::result::RunResult;
 use crate::schema::OutputSchema;
 
@@ -36,6 +37,7 @@ impl Run {
     pub(crate) fn new(user: UserAgent, input: Arc<str>) -> Self {
         let asked = Asked {
             input,
+            images: Vec::new(),
             session: None,
             session_error: None,
             schema: None,
@@ -60,6 +62,13 @@ impl Run {
     /// Continues (or begins) a conversation.
     pub fn in_session(mut self, session: SessionId) -> Self {
         self.asked.session = Some(session);
+        self
+    }
+
+    /// Shows the model an image with the input; at most 20 of them. It is neither journaled nor remembered: a run that is
+    /// resumed after a crash, and later runs of the session, know only that there was one.
+    pub fn image(mut self, image: Image) -> Self {
+        self.asked.images.push(image);
         self
     }
 

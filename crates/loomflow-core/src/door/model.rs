@@ -109,13 +109,16 @@ async fn attempt(
     };
     let mut fold = Fold::new(model, reservation, promise);
     let read = fold.read(run, stream).await;
-    let Fold { reservation, mut promise, text, calls, shown, .. } = fold;
+    let Fold { reservation, mut promise, text, calls, shown, provider_state, .. } = fold;
     let reported = read.as_ref().ok().and_then(|done| done.usage);
     let outcome = Outcome {
         status: read.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"),
         estimated: reported.is_none(),
         excess_tokens: 0,
-        request_id: read.as_ref().ok().and_then(|done| done.request_id.as_deref()),
+        request_id: match &read {
+            Ok(done) => done.request_id.as_deref(),
+            Err(error) => request_id(error),
+        },
     };
     let (usage, closing) = reservation.settle_and_tell(reported);
     run.totals().usage += usage;
@@ -123,7 +126,8 @@ async fn attempt(
     settle(run, model, closing, &usage, outcome, attempt).await.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
-            Ok(Answer { reply: Reply { text: text.into(), calls, stop: done.stop }, usage, calls: None })
+            let reply = Reply { text: text.into(), calls, stop: done.stop, provider_state };
+            Ok(Answer { reply, usage, calls: None })
         }
         Err(error) => Err(Failure { error, shown }),
     }
@@ -215,11 +219,12 @@ async fn give_back(
     error: Error,
     attempt: u32,
 ) -> Failure {
-    let unknown = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::Internal);
+    let unknown = !took_no_order(&error);
     let (usage, closing) =
         if unknown { reservation.settle_and_tell(None) } else { (Usage::default(), reservation.refund()) };
     run.totals().usage += usage;
-    let outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
+    let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
+    outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
     let recorded = record(run, model.name(), attempt, &usage, &outcome).await;
     match closed.and(recorded) {
@@ -254,6 +259,16 @@ fn count_usage(run: &RunState, usage: &Usage) {
     if usage.cost_usd.0 > 0 {
         run.ctx.count("loom.cost.nano_usd", usage.cost_usd.0, &[]);
     }
+}
+
+/// Whether a call that failed before it answered is known to have cost nothing.
+pub(crate) fn took_no_order(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::Internal)
+}
+
+/// The provider's id of a request that failed, where the adapter tells it.
+fn request_id(error: &Error) -> Option<&str> {
+    error.context().iter().find(|(key, _)| *key == "request_id").map(|(_, id)| id.as_str())
 }
 
 #[derive(Default)]
@@ -343,13 +358,26 @@ struct Fold<'m> {
     promise: RecordPromise,
     text: String,
     calls: Vec<ToolCall>,
+    /// Tokens of arguments that were counted piece by piece, and whose calls are still to come.
+    counted_ahead: u64,
+    provider_state: Option<Arc<str>>,
     bytes: usize,
     shown: bool,
 }
 
 impl<'m> Fold<'m> {
     fn new(model: &'m dyn Model, reservation: Reservation<Sent>, promise: RecordPromise) -> Self {
-        Self { model, reservation, promise, text: String::new(), calls: Vec::new(), bytes: 0, shown: false }
+        Self {
+            model,
+            reservation,
+            promise,
+            text: String::new(),
+            calls: Vec::new(),
+            counted_ahead: 0,
+            provider_state: None,
+            bytes: 0,
+            shown: false,
+        }
     }
 
     async fn read(&mut self, run: &RunState, mut stream: ModelStream) -> Result<Done> {
@@ -361,10 +389,19 @@ impl<'m> Fold<'m> {
                     self.shown = true;
                     run.emit(|| EventKind::TextDelta { text: piece }).await;
                 }
-                Delta::Reasoning(piece) => self.count(&piece)?,
+                Delta::Reasoning(piece) => {
+                    self.count(&piece)?;
+                }
+                Delta::Arguments(piece) => {
+                    self.counted_ahead = self.counted_ahead.saturating_add(self.count(&piece)?);
+                }
                 Delta::ToolCall(call) => {
-                    self.count(&call.arguments)?;
+                    self.count_call(&call)?;
                     self.add_call(call)?;
+                }
+                Delta::ProviderState(state) => {
+                    self.weigh(state.len())?;
+                    self.provider_state = Some(state);
                 }
                 Delta::Done(done) => return Ok(self.sound(done)),
             }
@@ -376,11 +413,29 @@ impl<'m> Fold<'m> {
     }
 
     /// Counts a piece at once, so that a caller who goes away here has paid for it.
-    fn count(&mut self, piece: &str) -> Result<()> {
+    fn count(&mut self, piece: &str) -> Result<u64> {
         let tokens = self.model.count_output(piece);
+        self.charge(tokens);
+        self.weigh(piece.len())?;
+        Ok(tokens)
+    }
+
+    /// Counts what of a call was not counted while its arguments arrived.
+    fn count_call(&mut self, call: &ToolCall) -> Result<()> {
+        let tokens = self.model.count_output(&call.arguments);
+        let ahead = self.counted_ahead.min(tokens);
+        self.counted_ahead -= ahead;
+        self.charge(tokens - ahead);
+        self.weigh(call.arguments.len())
+    }
+
+    fn charge(&mut self, tokens: u64) {
         self.reservation.streamed(tokens);
         self.promise.streamed = self.promise.streamed.saturating_add(tokens);
-        self.bytes += piece.len();
+    }
+
+    fn weigh(&mut self, bytes: usize) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > MAX_REPLY_BYTES {
             return Err(Error::new(
                 ErrorKind::Truncated,

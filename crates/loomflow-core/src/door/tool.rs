@@ -18,7 +18,10 @@ use crate::r#loop::CallOutcome;
 use crate::message::ToolCall;
 use crate::result::ToolStatus;
 use crate::run::{Journaled, RunState, Step};
-use crate::tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec};
+use crate::tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec, wire_name};
+
+/// The longest name providers take.
+const MAX_WIRE_NAME: usize = 64;
 
 /// What became of a tool call.
 pub(crate) enum Executed {
@@ -308,6 +311,22 @@ impl ToolSet {
     /// Adds a tool; two of one name are a mistake of the application, told before anything runs.
     pub(crate) fn add(&mut self, tool: Arc<dyn Tool>) -> Result<()> {
         let name = tool.spec().name.clone();
+        let on_wire = wire_name(&name);
+        if on_wire.len() > MAX_WIRE_NAME {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "tool {name:?} travels as {on_wire:?}, which is longer than 64 bytes; shorten its name"
+                ),
+            ));
+        }
+        let alike = |other: &&Arc<str>| **other != name && wire_name(other) == on_wire;
+        if let Some(other) = self.by_name.keys().find(alike) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("tools {other:?} and {name:?} both travel to the model as {on_wire:?}; rename one"),
+            ));
+        }
         if self.by_name.insert(name.clone(), tool).is_some() {
             return Err(Error::new(ErrorKind::Config, format!("two tools are called {name:?}; rename one")));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::context::RunContext;
 use crate::error::Result;
 use crate::event::EventKind;
+use crate::image::Image;
 use crate::memory::{Embedding, EpisodeMatch, Fact, FactQuery, HistoryLimit, MemoryBlock, RecallQuery};
 use crate::message::{Message, Role};
 use crate::model::estimate_tokens;
@@ -17,6 +18,7 @@ pub(crate) struct Question<'a> {
     /// Added to the instructions when the model does not constrain its answer to a schema by itself.
     pub(crate) directive: Option<String>,
     pub(crate) input: &'a Arc<str>,
+    pub(crate) images: &'a [Image],
     pub(crate) embedding: Option<Embedding>,
 }
 
@@ -63,9 +65,22 @@ pub(crate) async fn assemble(
     }
     // Whatever a store says was said, only the operator instructs.
     messages.extend(history.into_iter().filter(|message| message.role != Role::System));
-    messages.push(Message::user(question.input.clone()));
+    messages.push(asked(&question));
     trim(run, settings, &mut messages).await;
     Ok(messages)
+}
+
+/// The user's message. Each image leaves a line of text, which is all that memory and journal keep of it.
+fn asked(question: &Question<'_>) -> Message {
+    if question.images.is_empty() {
+        return Message::user(question.input.clone());
+    }
+    let mut text = String::from(&**question.input);
+    for image in question.images {
+        text.push('\n');
+        text.push_str(&image.note());
+    }
+    Message::user(text).with_images(question.images)
 }
 
 async fn recall_facts(ctx: &RunContext, settings: &Settings, question: &Question<'_>) -> Result<Vec<Fact>> {

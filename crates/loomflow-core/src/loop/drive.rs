@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::door::{Answer, Executed, call_model, embed, run_tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
+use crate::image::Image;
 use crate::ledger::Refusal;
 use crate::r#loop::assemble::{Question, assemble};
 use crate::r#loop::step::{Action, CallOutcome, Event, Finish, LoopConfig, State, step};
 use crate::memory::NewEpisode;
 use crate::message::{Digest, Message, Role, ToolCall};
-use crate::model::ModelRequest;
+use crate::model::{EmbedPurpose, ModelRequest};
 use crate::result::{RunStatus, ToolCallReport};
 use crate::run::{Journaled, RunState, Step};
 use crate::schema::OutputSchema;
@@ -36,6 +37,7 @@ pub(crate) struct Outcome {
 /// What is asked of a run.
 pub(crate) struct Task {
     pub(crate) input: Arc<str>,
+    pub(crate) images: Vec<Image>,
     pub(crate) schema: Option<Arc<dyn OutputSchema>>,
     pub(crate) output_retries: u32,
 }
@@ -98,9 +100,14 @@ async fn prompt(run: &RunState, task: &Task) -> Result<Vec<Message>> {
         )
     });
     let effect = async || {
-        let embedding = embed(run, &task.input).await;
-        let question =
-            Question { instructions: &agent.instructions, directive, input: &task.input, embedding };
+        let embedding = embed(run, &task.input, EmbedPurpose::Query).await;
+        let question = Question {
+            instructions: &agent.instructions,
+            directive,
+            input: &task.input,
+            images: &task.images,
+            embedding,
+        };
         assemble(run, &agent.settings, question).await
     };
     let seq = run.next_steps(1);
@@ -218,7 +225,8 @@ fn conclude(
         Finish::Completed { parsed } => {
             outcome.parsed = parsed;
             let ctx = &run.ctx;
-            let said: Arc<[Message]> = messages[said_from..].into();
+            let said: Arc<[Message]> =
+                messages[said_from..].iter().cloned().map(Message::remembered).collect();
             outcome.episode = Some(NewEpisode::new(ctx.run_id(), ctx.session_id().clone(), ctx.now(), said));
         }
         Finish::Interrupted { reason } => {

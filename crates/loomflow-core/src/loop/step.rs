@@ -94,13 +94,16 @@ pub struct Reply {
     pub calls: Vec<ToolCall>,
     /// Why it stopped.
     pub stop: StopReason,
+    /// What the provider wants back with this reply. Not journaled.
+    #[serde(skip)]
+    pub provider_state: Option<Arc<str>>,
 }
 
 impl Reply {
     /// A reply.
     #[must_use]
     pub fn new(text: impl Into<Arc<str>>, calls: Vec<ToolCall>, stop: StopReason) -> Self {
-        Self { text: text.into(), calls, stop }
+        Self { text: text.into(), calls, stop, provider_state: None }
     }
 }
 
@@ -200,14 +203,15 @@ pub fn step(mut state: State, event: Event) -> (State, Action) {
 
 fn on_reply(mut state: State, reply: Reply) -> (State, Action) {
     state.turns += 1;
-    let Reply { text, calls, stop } = reply;
+    let Reply { text, calls, stop, provider_state } = reply;
     state.text = text.clone();
-    if !calls.is_empty() {
+    // What a provider refused to finish saying is not acted on.
+    if !calls.is_empty() && stop != StopReason::Refusal {
         let calls: Arc<[ToolCall]> = calls.into();
-        state.say(Message::assistant_calls(text, calls.clone()));
+        state.say(Message::assistant_calls(text, calls.clone()).with_provider_state(provider_state));
         return (state, Action::Tools(calls));
     }
-    state.say(Message::assistant(text));
+    state.say(Message::assistant(text).with_provider_state(provider_state));
     match stop {
         StopReason::MaxTokens => {
             (state, Action::Finish(Finish::Interrupted { reason: "max_output_tokens".into() }))

@@ -69,6 +69,7 @@ impl Embedder for FakeEmbedder {
 
 #[cfg(test)]
 mod tests {
+    use loomflow_core::EmbedPurpose;
     use loomflow_core::danger::{admit_embed, assume_scope, detached_context};
     use loomflow_core::{Epoch, Identity, Namespace};
 
@@ -78,9 +79,13 @@ mod tests {
     async fn it_gives_what_it_was_told_and_names_what_it_was_not() {
         let embedder = FakeEmbedder::new(2).with("cat", [1.0, 0.0]).unwrap();
         let ctx = detached_context(assume_scope(Namespace::default(), Identity::Anonymous, Epoch::ZERO));
-        let done = embedder.embed(&ctx, admit_embed(vec!["cat".into()])).await.unwrap();
+        let done =
+            embedder.embed(&ctx, admit_embed(vec!["cat".into()], EmbedPurpose::Document)).await.unwrap();
         assert_eq!(&*done.vectors[0], [1.0, 0.0]);
-        let error = embedder.embed(&ctx, admit_embed(vec!["cat".into(), "dog".into()])).await.unwrap_err();
+        let error = embedder
+            .embed(&ctx, admit_embed(vec!["cat".into(), "dog".into()], EmbedPurpose::Document))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("\"dog\""), "{error}");
         assert!(FakeEmbedder::new(2).with("cat", [1.0]).is_err());
     }

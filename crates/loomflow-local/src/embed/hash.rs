@@ -107,6 +107,7 @@ fn stable_hash(kind: u8, feature: &[char]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use loomflow_core::EmbedPurpose;
     use loomflow_core::danger::{admit_embed, assume_scope, detached_context};
     use loomflow_core::{Epoch, Identity, Namespace};
 
@@ -136,7 +137,10 @@ mod tests {
     async fn texts_and_vectors_go_in_one_order_and_cost_nothing() {
         let embedder = HashEmbedder::with_dimensions(16);
         let ctx = detached_context(assume_scope(Namespace::default(), Identity::Anonymous, Epoch::ZERO));
-        let done = embedder.embed(&ctx, admit_embed(vec!["a b".into(), "c".into()])).await.unwrap();
+        let done = embedder
+            .embed(&ctx, admit_embed(vec!["a b".into(), "c".into()], EmbedPurpose::Document))
+            .await
+            .unwrap();
         assert_eq!(done.vectors, [embedder.vector("a b"), embedder.vector("c")]);
         let price = embedder.price().unwrap();
         assert_eq!(price.cost(&done.usage.unwrap()), loomflow_core::NanoUsd(0));

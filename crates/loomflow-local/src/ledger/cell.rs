@@ -220,6 +220,7 @@ impl Ask {
     /// The most output whose ceiling is within `room` nano-dollars.
     fn affordable(&self, room: u64) -> u64 {
         let Some(price) = self.price else { return self.output };
+        let price = price.at(self.input);
         if price.output == 0 {
             return self.output;
         }
@@ -397,7 +398,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
     use super::*;
-    use loomflow_core::{HoldKey, RunId};
+    use loomflow_core::{HoldKey, LongPrompt, RunId};
     use proptest::prelude::*;
 
     #[test]
@@ -414,8 +415,10 @@ mod tests {
         #[test]
         fn affordable_output_is_the_most_that_fits(
             room in 0_u64..5_000, input in 0_u64..50, rate in 0_u64..100_000, output in 0_u64..100_000, wanted in 0_u64..200,
+            above in 0_u64..50,
         ) {
-            let price = Price::per_token(rate, output);
+            let long = Price::per_token(rate * 2, output + output / 2);
+            let price = Price::per_token(rate, output).with_long_prompt(LongPrompt::new(above, long));
             let key = HoldKey::new(RunId::from_u128(1), 0);
             let ask = Ask::new(&Hold::tokens(key, input, wanted).with_price(Some(price)).with_min_output(0));
             prop_assume!(price.ceiling(input, 0).0 <= room);
