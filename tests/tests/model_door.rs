@@ -9,7 +9,7 @@ use loomflow_core::{
     Action, Agent, BudgetConfig, Effect, Error, ErrorKind, Image, RetryPolicy, Role, RunStatus, StopReason,
     ToolOutcome, Window, wire_name,
 };
-use loomflow_local::{InMemoryAuditLog, InMemoryMemory, StandardBudget, StandardPermissions};
+use loomflow_local::{HashEmbedder, InMemoryAuditLog, InMemoryMemory, StandardBudget, StandardPermissions};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
 use loomflow_tests::fixture::{FnTool, entries, user};
 
@@ -175,4 +175,29 @@ async fn a_call_that_was_never_taken_is_free_and_one_in_doubt_is_not() {
         let call = entries.iter().find(|entry| entry.event.action == Action::ModelCall).unwrap();
         assert!(call.event.payload.get().contains("\"request_id\":\"req_7\""), "{:?}", call.event.payload);
     }
+}
+
+/// Vectors are ordered through the same door: reserved, settled and on record, each call.
+#[tokio::test]
+async fn embeddings_are_on_record_like_every_model_call() {
+    let embedder = HashEmbedder::new();
+    let agent = Agent::builder("p")
+        .model(ModelDouble::saying("fine"))
+        .memory(InMemoryMemory::new())
+        .embedder(embedder)
+        .budget(unlimited())
+        .audit_log(InMemoryAuditLog::new())
+        .build()
+        .unwrap();
+    let alice = agent.for_user(user("alice"));
+    let ended = alice.run("one question").await.unwrap();
+    let recorded = entries(&alice).await;
+    let calls = recorded.iter().filter(|entry| entry.event.action == Action::ModelCall);
+    let embeds = calls.filter(|entry| entry.event.payload.get().contains("\"operation\":\"embed\""));
+    assert_eq!(embeds.count(), 2, "the question, and what is remembered of it");
+    let used = alice.usage().await.unwrap().used;
+    assert_eq!(
+        used.input_tokens, ended.usage.input_tokens,
+        "the last one is charged before the result is there"
+    );
 }
