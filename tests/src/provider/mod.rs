@@ -9,6 +9,9 @@ mod books;
 mod openai;
 mod whim;
 
+use std::sync::Arc;
+
+use loomflow_conformance::doubles::{Action, Head, Recorded, Script, ScriptedServer};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -59,6 +62,17 @@ impl ProviderDouble {
         &self.books
     }
 
+    /// Puts the double behind a real connection.
+    ///
+    /// # Panics
+    ///
+    /// When the system has no port left.
+    pub async fn serve(self: &Arc<Self>) -> ScriptedServer {
+        let double = self.clone();
+        let handler = move |request: &Recorded, _| script(double.answer(&request.headers, &request.body));
+        ScriptedServer::start(handler).await.expect("there is a free port")
+    }
+
     /// Answers one request of the customer whose key it carries.
     ///
     /// # Panics
@@ -104,6 +118,21 @@ impl ProviderDouble {
             pieces: vec![body.into()],
             end: End::Clean,
         }
+    }
+}
+
+/// The answer as a server's script. What is cut off ends without the end of its chunks.
+fn script(answer: Answer) -> Script {
+    let head =
+        answer.headers.iter().fold(Head::new(answer.status), |h, (name, value)| h.with_header(*name, value));
+    if answer.status != 200 {
+        return Script::whole(head, answer.pieces.concat()).keep_alive();
+    }
+    let script = Script::new().head(&head.chunked()).chunks(answer.pieces);
+    match answer.end {
+        End::Clean => script.end_chunks().keep_alive(),
+        End::Cut => script.then(Action::Close),
+        End::Hang => script.then(Action::UntilClientCloses),
     }
 }
 
