@@ -8,6 +8,7 @@ pub(super) fn read(request: &Value) -> Asked {
     let mut asked = Asked {
         most: request["max_tokens"].as_u64().expect("the reply is bounded"),
         streamed: request["stream"].as_bool() == Some(true),
+        schema: request["output_config"]["format"]["type"] == "json_schema",
         prompt: text_of(&request["system"], &mut 0),
         ..Asked::default()
     };

@@ -149,6 +149,8 @@ pub struct Asked {
     pub outcomes: usize,
     /// Whether the reply is to be streamed.
     pub streamed: bool,
+    /// Whether the reply is to meet a schema.
+    pub schema: bool,
     /// After how many words the user wants it to hang: the last user message says `hang:N`.
     pub hang_after: Option<usize>,
 }

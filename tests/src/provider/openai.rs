@@ -12,6 +12,7 @@ pub(super) fn read(request: &Value) -> Asked {
             .or(request["max_tokens"].as_u64())
             .expect("the reply is bounded"),
         streamed: request["stream"].as_bool() == Some(true),
+        schema: request["response_format"]["type"] == "json_schema",
         ..Asked::default()
     };
     if asked.streamed {

@@ -79,16 +79,22 @@ impl Whims {
             return None;
         }
         let (asks, tells_usage) = (chance(self.asks), !chance(self.silent));
-        let end = if asked.streamed && chance(self.cuts) { End::Cut } else { End::Clean };
+        // Drawn in any case, so that one seed means the same replies on every wire, streamed or plain.
+        let (cuts, obeys) = (chance(self.cuts), chance(70));
+        let end = if asked.streamed && cuts { End::Cut } else { End::Clean };
         let mut left = asked.most;
-        let text = said(luck, &mut left);
+        let mut text = said(luck, &mut left);
+        if asked.schema && obeys {
+            text = ["{\"answer\":\"", "yes ", "indeed\"}"].map(str::to_owned).into();
+        }
         let calls =
             if asks && asked.outcomes < 6 { calls(luck, &asked.tools, &mut left) } else { Vec::new() };
         let all = text.len() + calls.iter().map(|call| call.pieces.len()).sum::<usize>();
         let sent = if end == End::Clean { all } else { luck.random_range(1..=all) };
         let cached = if tells_usage && end == End::Clean { luck.random_range(0..=asked.prompt) } else { 0 };
         let pieces = text.iter().chain(calls.iter().flat_map(|call| &call.pieces));
-        let output = if asked.streamed {
+        let output = if asked.streamed && (end == End::Cut || !tells_usage) {
+            // What can be counted without being told: the pieces as they came.
             pieces.take(sent).map(|piece| words(piece)).sum()
         } else {
             words(&text.concat()) + calls.iter().map(|call| words(&call.pieces.concat())).sum::<u64>()
