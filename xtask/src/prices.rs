@@ -19,7 +19,7 @@ use crate::{Failure, Outcome};
 /// The table in the tree.
 const TABLE: &str = "crates/loomflow-support-model/prices.json";
 
-/// The release the table is made of. Raise all three together: the version, the day it was published, and the wheel's
+/// The release the table is made of. Raise all three together: the version, the day it was built (in the wheel's SBOM), and the wheel's
 /// SHA-256, which pip prints when it does not match.
 const PIN: Pin = Pin {
     version: "1.109.1",
@@ -92,9 +92,11 @@ fn generate(list: &str, version: &str, date: &str) -> Result<(String, Selection)
 
 fn summary(selection: &Selection) -> String {
     let mut text = format!(
-        "{} models; {} rates were rounded up to a whole pico-dollar; left out, by reason:",
+        "{} models; {} rates were rounded up to a whole pico-dollar; {} service tiers are half there and left out; \
+         models left out, by reason:",
         selection.entries.len(),
-        selection.rounded
+        selection.rounded,
+        selection.half_tiers
     );
     for (why, models) in &selection.dropped {
         text.push_str(&format!("\n  {why:?} ({}): {}", models.len(), models.join(", ")));

@@ -75,6 +75,8 @@ pub(super) struct Selection {
     pub(super) dropped: BTreeMap<Dropped, Vec<String>>,
     /// Rates that were no whole number of pico-dollars.
     pub(super) rounded: usize,
+    /// Service tiers of models that came in without them, because the list has only some of their rates.
+    pub(super) half_tiers: usize,
 }
 
 /// Chooses from the whole list.
@@ -88,9 +90,10 @@ pub(super) fn select(list: &BTreeMap<String, Listed>) -> Selection {
         }
         let bare = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/'));
         let model = bare(provider).or_else(|| bare(vendor)).unwrap_or(name);
-        let mut reader = Reader { listed, rounded: 0 };
+        let mut reader = Reader { listed, rounded: 0, half_tiers: 0 };
         found.entry((vendor, model)).or_default().push(reader.entry(vendor, model));
         selection.rounded += reader.rounded;
+        selection.half_tiers += reader.half_tiers;
     }
     for ((vendor, model), mut entries) in found {
         let agree = entries.windows(2).all(|pair| pair[0] == pair[1]);
@@ -130,6 +133,7 @@ const PRIORITY: Service = Service("_priority");
 struct Reader<'l> {
     listed: &'l Listed,
     rounded: usize,
+    half_tiers: usize,
 }
 
 impl Reader<'_> {
@@ -147,7 +151,8 @@ impl Reader<'_> {
             return Err(Dropped::Free);
         }
         self.thinking(self.listed, price.output)?;
-        let (flex, priority) = (self.tier(FLEX, embedding)?, self.tier(PRIORITY, embedding)?);
+        let flex = self.tier(FLEX, &price, embedding)?;
+        let priority = self.tier(PRIORITY, &price, embedding)?;
         Ok(Entry {
             vendor: vendor.to_owned(),
             model: model.to_owned(),
@@ -167,13 +172,20 @@ impl Reader<'_> {
         self.listed.iter().filter(move |(_, value)| says(value.get())).map(|(name, _)| name.as_str())
     }
 
-    /// The rates of a service tier besides the default one. Half of them are none.
-    fn tier(&mut self, service: Service, embedding: bool) -> Result<Option<Rates>, Dropped> {
-        match self.service(service) {
-            Ok(rates) => Ok(rates.filter(|rates| rates.output > 0 || embedding)),
-            Err(Dropped::NoPrice) => Ok(None),
-            Err(why) => Err(why),
-        }
+    /// The rates of a service tier besides the default one. Half of them are none: neither the price of a generated token
+    /// nor that of a long prompt can be made up.
+    fn tier(&mut self, service: Service, usual: &Rates, embedding: bool) -> Result<Option<Rates>, Dropped> {
+        let rates = match self.service(service) {
+            Ok(None) => return Ok(None),
+            Ok(rates) => rates,
+            Err(Dropped::NoPrice) => None,
+            Err(why) => return Err(why),
+        };
+        let whole = rates.filter(|rates| {
+            (rates.output > 0 || embedding) && rates.long_prompt.is_some() == usual.long_prompt.is_some()
+        });
+        self.half_tiers += usize::from(whole.is_none());
+        Ok(whole)
     }
 
     /// The rates of one service tier, if the list has any.
@@ -353,10 +365,20 @@ mod tests {
             (200_000, 800_000, 2_000_000, Some(900_000))
         );
         assert_eq!((entry.price.cache_write, entry.price.cache_write_1h), (Some(500_000), Some(700_000)));
-        assert_eq!(entry.flex, Some(Rates { input: 200_000, output: 800_000, ..Rates::default() }));
+        assert_eq!(entry.flex, None, "nobody knows what a long prompt costs there");
         let priority = entry.priority.unwrap();
         assert_eq!((priority.input, priority.cached_input), (1_000_000, Some(10_000)));
         assert_eq!(priority.long_prompt.unwrap().input, 3_000_000);
+    }
+
+    #[test]
+    fn a_service_tier_comes_in_whole_or_not_at_all() {
+        let flex = r#""input_cost_per_token_flex":2e-07,"output_cost_per_token_flex":8e-07"#;
+        let whole = entry("m", &format!("{CHAT},{PLAIN},{flex}"));
+        assert_eq!(whole.flex, Some(Rates { input: 200_000, output: 800_000, ..Rates::default() }));
+        let half = r#""input_cost_per_token_flex":1e-7,"cache_read_input_token_cost_flex":1e-8"#;
+        let selection = one("m", &format!("{CHAT},{PLAIN},{half}"));
+        assert_eq!((&selection.entries[0].flex, selection.half_tiers), (&None, 1), "and the model stays");
     }
 
     #[test]
@@ -390,9 +412,6 @@ mod tests {
             "half a price"
         );
         assert_eq!(entry("NousResearch/m", &format!("{CHAT},{PLAIN}")).model, "NousResearch/m");
-        let half =
-            entry("m", &with(r#""input_cost_per_token_flex":1e-7,"cache_read_input_token_cost_flex":1e-8"#));
-        assert_eq!(half.flex, None, "half a tier is none, and the model stays");
         assert_eq!(dropped("m-search-preview", &with(r#""x":1"#)), Dropped::MoreThanTokens);
         assert_eq!(dropped("m", &with(r#""input_cost_per_request":0.005"#)), Dropped::MoreThanTokens);
         assert_eq!(dropped("m", &with(r#""output_cost_per_audio_token":1e-6"#)), Dropped::MoreThanTokens);

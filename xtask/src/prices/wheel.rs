@@ -18,7 +18,7 @@ const EXTRACT: &str =
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pin {
     pub(super) version: &'static str,
-    /// The day it was published.
+    /// The day it was built.
     pub(super) date: &'static str,
     /// Of the wheel.
     pub(super) sha256: &'static str,
