@@ -16,4 +16,5 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    Prices = "../../docs/prices.md",
 }

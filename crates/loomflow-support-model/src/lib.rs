@@ -8,6 +8,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod decode;
+pub mod prices;
 pub mod sse;
 mod tokens;
 
