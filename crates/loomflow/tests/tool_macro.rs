@@ -108,7 +108,7 @@ pub async fn elsewhere(ctx: &RunContext, text: String) -> std::result::Result<Ar
 }
 
 fn context() -> RunContext {
-    let alice = Identity::User(UserId::new("alice").unwrap());
+    let alice = Identity::User(UserId::new("alice").expect("a good id"));
     detached_context(assume_scope(Namespace::default(), alice, Epoch::ZERO))
 }
 
