@@ -16,4 +16,5 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    WritingATool = "../../docs/writing-a-tool.md",
 }

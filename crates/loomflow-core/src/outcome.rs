@@ -103,7 +103,10 @@ mod tests {
     #[test]
     fn a_result_is_its_answer_or_its_error_in_words() {
         assert_eq!(told(Ok::<_, Error>("paid")), ToolOutcome::ok("paid"));
-        assert_eq!(told(Err::<(), _>(Error::invalid_input("no such order"))), ToolOutcome::error("no such order"));
+        assert_eq!(
+            told(Err::<(), _>(Error::invalid_input("no such order"))),
+            ToolOutcome::error("no such order")
+        );
         let in_doubt = ToolOutcome::Unknown("the bank did not answer".into());
         assert_eq!(told(Ok::<_, Error>(in_doubt.clone())), in_doubt);
     }

@@ -247,27 +247,44 @@ mod tests {
 
     #[test]
     fn after_an_error_the_name_is_still_there() {
-        let written = tool(quote!(), quote!(#[doc = "Does."] async fn a() {}));
+        let written = tool(
+            quote!(),
+            quote!(
+                #[doc = "Does."]
+                async fn a() {}
+            ),
+        );
         assert_eq!(errors(&written), 1);
         assert!(written.to_string().contains("struct a ;"), "{written}");
     }
 
     #[test]
     fn everything_wrong_is_said_at_once() {
-        let written = tool(quote!(efect = read), quote!(fn ä<T>(&self, b: &str, (c, d): (u8, u8)) {}));
+        let written = tool(
+            quote!(efect = read),
+            quote!(
+                fn ä<T>(&self, b: &str, (c, d): (u8, u8)) {}
+            ),
+        );
         assert_eq!(errors(&written), 9, "{written}");
     }
 
     #[test]
     fn what_is_no_function_is_an_error_and_stays_as_it_is() {
         for item in [
-            quote!(struct A;),
-            quote!(async fn a();),
+            quote!(
+                struct A;
+            ),
+            quote!(
+                async fn a();
+            ),
             quote!(fn),
             quote!(),
             quote!(impl A { fn b() {} }),
             quote!(1 + 1),
-            quote!(const A: u8 = 1;),
+            quote!(
+                const A: u8 = 1;
+            ),
         ] {
             let written = tool(quote!(effect = read), item.clone());
             assert_eq!(errors(&written), 1, "{written}");

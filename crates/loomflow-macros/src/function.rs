@@ -42,7 +42,8 @@ impl Function {
         item.attrs = others;
         let description = docs(&doc_attributes);
         if description.is_empty() && !doc_attributes.iter().any(is_computed) {
-            let message = "a tool needs a documentation comment: it is what the model is told the tool is for";
+            let message =
+                "a tool needs a documentation comment: it is what the model is told the tool is for";
             problems.with(&item.sig.ident, message);
         }
         check_signature(&item, problems);
@@ -87,7 +88,8 @@ fn check_signature(item: &ItemFn, problems: &mut Problems) {
         problems.with(variadic, "a tool's parameters have names and types");
     }
     if !sig.generics.params.is_empty() {
-        problems.with(&sig.generics.params, "a tool is not generic: the model is shown the schema of one type");
+        problems
+            .with(&sig.generics.params, "a tool is not generic: the model is shown the schema of one type");
     } else if let Some(clause) = &sig.generics.where_clause {
         problems.with(clause, "a tool is not generic: it has no `where`");
     }
@@ -98,7 +100,8 @@ fn argument(input: &mut PatType, tool: &Ident, problems: &mut Problems) -> Optio
     let docs = attributes(input, problems);
     owned(&input.ty, problems);
     let Pat::Ident(pattern) = &*input.pat else {
-        problems.with(&input.pat, "an argument has a name, which the model is shown: take it apart in the body");
+        problems
+            .with(&input.pat, "an argument has a name, which the model is shown: take it apart in the body");
         return None;
     };
     if let Some(by_ref) = &pattern.by_ref {
@@ -122,7 +125,10 @@ fn attributes(input: &mut PatType, problems: &mut Problems) -> String {
     for attribute in &others {
         let lint = ["allow", "expect", "warn", "deny", "forbid"].iter().any(|l| attribute.path().is_ident(l));
         if !lint {
-            problems.with(attribute, "a parameter of a tool takes documentation only; a limit or a name belongs to its type");
+            problems.with(
+                attribute,
+                "a parameter of a tool takes documentation only; a limit or a name belongs to its type",
+            );
         }
     }
     if let Some(computed) = doc.iter().find(|attribute| is_computed(attribute)) {
@@ -175,7 +181,8 @@ impl Borrows<'_> {
 
 impl<'ast> Visit<'ast> for Borrows<'_> {
     fn visit_type_reference(&mut self, ty: &'ast TypeReference) {
-        let message = if matches!(&*ty.elem, Type::Path(path) if path.path.segments.last().is_some_and(|s| s.ident == CONTEXT)) {
+        let message = if matches!(&*ty.elem, Type::Path(path) if path.path.segments.last().is_some_and(|s| s.ident == CONTEXT))
+        {
             "the context is `&RunContext`, and the first parameter"
         } else {
             "an argument is owned: use `String` for `&str`, `Vec<_>` for a slice. The only reference a tool takes is `&RunContext`"
@@ -195,7 +202,9 @@ impl<'ast> Visit<'ast> for Borrows<'_> {
 
     fn visit_type(&mut self, ty: &'ast Type) {
         match ty {
-            Type::Infer(infer) => self.refuse(infer, "name the type of this argument: the model is shown its schema"),
+            Type::Infer(infer) => {
+                self.refuse(infer, "name the type of this argument: the model is shown its schema")
+            }
             other => visit::visit_type(self, other),
         }
     }
@@ -294,37 +303,180 @@ mod tests {
 
     #[test]
     fn documentation_is_needed() {
-        for without in [quote!(async fn a() {}), quote!(#[doc = "  "] async fn a() {}), quote!(#[doc(hidden)] async fn a() {})] {
+        for without in [
+            quote!(
+                async fn a() {}
+            ),
+            quote!(
+                #[doc = "  "]
+                async fn a() {}
+            ),
+            quote!(
+                #[doc(hidden)]
+                async fn a() {}
+            ),
+        ] {
             assert!(read(without).1.contains("documentation comment"));
         }
-        assert_eq!(read(quote!(#[doc = include_str!("a.md")] async fn a() {})).1, "");
+        assert_eq!(
+            read(quote!(
+                #[doc = include_str!("a.md")]
+                async fn a() {}
+            ))
+            .1,
+            ""
+        );
     }
 
     #[test]
     fn what_cannot_be_a_tool_is_refused_once_and_in_words() {
-        assert_refused(quote!(fn a() {}), "`async fn`");
-        assert_refused(quote!(const async fn a() {}), "`const`");
-        assert_refused(quote!(async unsafe fn a() {}), "`unsafe`");
-        assert_refused(quote!(async extern "C" fn a() {}), "ABI");
-        assert_refused(quote!(async fn a<T>(b: T) {}), "not generic");
-        assert_refused(quote!(async fn a<'a>(b: Cow<'static, str>) {}), "not generic");
-        assert_refused(quote!(async fn a() where u8: Copy {}), "`where`");
-        assert_refused(quote!(async fn a(self) {}), "no `self`");
-        assert_refused(quote!(async fn a(&self) {}), "no `self`");
-        assert_refused(quote!(async fn a(b: u8, ctx: &RunContext) {}), "first parameter");
-        assert_refused(quote!(async fn a(ctx: &mut RunContext) {}), "`&RunContext`");
-        assert_refused(quote!(async fn a(ctx: RunContext) {}), "by reference");
-        assert_refused(quote!(async fn a(b: &str) {}), "owned");
-        assert_refused(quote!(async fn a(b: Option<&str>) {}), "owned");
-        assert_refused(quote!(async fn a(b: Cow<'_, str>) {}), "owned");
-        assert_refused(quote!(async fn a(b: impl Into<String>) {}), "name the type");
-        assert_refused(quote!(async fn a(b: Vec<_>) {}), "name the type");
-        assert_refused(quote!(async fn a((b, c): (u8, u8)) {}), "take it apart");
-        assert_refused(quote!(async fn a(_: u8) {}), "take it apart");
-        assert_refused(quote!(async fn a(ref b: u8) {}), "by value");
-        assert_refused(quote!(async fn a(b @ 1: u8) {}), "take it apart");
-        assert_refused(quote!(async fn a(a: u8) {}), "own name");
-        assert_refused(quote!(async fn a(#[serde(default)] b: u8) {}), "documentation only");
-        assert_refused(quote!(async fn a(#[doc = include_str!("b.md")] b: u8) {}), "written out");
+        assert_refused(
+            quote!(
+                fn a() {}
+            ),
+            "`async fn`",
+        );
+        assert_refused(
+            quote!(
+                const async fn a() {}
+            ),
+            "`const`",
+        );
+        assert_refused(
+            quote!(
+                async unsafe fn a() {}
+            ),
+            "`unsafe`",
+        );
+        assert_refused(
+            quote!(
+                async extern "C" fn a() {}
+            ),
+            "ABI",
+        );
+        assert_refused(
+            quote!(
+                async fn a<T>(b: T) {}
+            ),
+            "not generic",
+        );
+        assert_refused(
+            quote!(
+                async fn a<'a>(b: Cow<'static, str>) {}
+            ),
+            "not generic",
+        );
+        assert_refused(
+            quote!(
+                async fn a()
+                where
+                    u8: Copy,
+                {
+                }
+            ),
+            "`where`",
+        );
+        assert_refused(
+            quote!(
+                async fn a(self) {}
+            ),
+            "no `self`",
+        );
+        assert_refused(
+            quote!(
+                async fn a(&self) {}
+            ),
+            "no `self`",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b: u8, ctx: &RunContext) {}
+            ),
+            "first parameter",
+        );
+        assert_refused(
+            quote!(
+                async fn a(ctx: &mut RunContext) {}
+            ),
+            "`&RunContext`",
+        );
+        assert_refused(
+            quote!(
+                async fn a(ctx: RunContext) {}
+            ),
+            "by reference",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b: &str) {}
+            ),
+            "owned",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b: Option<&str>) {}
+            ),
+            "owned",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b: Cow<'_, str>) {}
+            ),
+            "owned",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b: impl Into<String>) {}
+            ),
+            "name the type",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b: Vec<_>) {}
+            ),
+            "name the type",
+        );
+        assert_refused(
+            quote!(
+                async fn a((b, c): (u8, u8)) {}
+            ),
+            "take it apart",
+        );
+        assert_refused(
+            quote!(
+                async fn a(_: u8) {}
+            ),
+            "take it apart",
+        );
+        assert_refused(
+            quote!(
+                async fn a(ref b: u8) {}
+            ),
+            "by value",
+        );
+        assert_refused(
+            quote!(
+                async fn a(b @ 1: u8) {}
+            ),
+            "take it apart",
+        );
+        assert_refused(
+            quote!(
+                async fn a(a: u8) {}
+            ),
+            "own name",
+        );
+        assert_refused(
+            quote!(
+                async fn a(#[serde(default)] b: u8) {}
+            ),
+            "documentation only",
+        );
+        assert_refused(
+            quote!(
+                async fn a(#[doc = include_str!("b.md")] b: u8) {}
+            ),
+            "written out",
+        );
     }
 }

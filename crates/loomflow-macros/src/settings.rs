@@ -95,7 +95,9 @@ impl Settings {
             }
             _ => Err(syn::Error::new(
                 key.span(),
-                format!("`#[tool]` knows no `{name}`; it knows `effect`, `timeout`, `idempotent`, `name` and `crate`"),
+                format!(
+                    "`#[tool]` knows no `{name}`; it knows `effect`, `timeout`, `idempotent`, `name` and `crate`"
+                ),
             )),
         };
         if let Err(error) = result {
@@ -109,7 +111,10 @@ fn effect(value: &Expr) -> syn::Result<Effect> {
         Expr::Path(path) => path.path.get_ident().map(ToString::to_string),
         Expr::Lit(ExprLit { lit: Lit::Str(quoted), .. }) => {
             let bare = quoted.value();
-            return Err(syn::Error::new_spanned(value, format!("an effect is a bare word: {EFFECTS}, not {bare:?}")));
+            return Err(syn::Error::new_spanned(
+                value,
+                format!("an effect is a bare word: {EFFECTS}, not {bare:?}"),
+            ));
         }
         _ => None,
     };
@@ -178,7 +183,9 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     }
     let on_wire = name.len() + name.bytes().filter(|b| *b == b'.').count();
     if on_wire > MAX_NAME {
-        return Err(format!("{name:?} is too long: a name has at most {MAX_NAME} characters, where a dot counts twice"));
+        return Err(format!(
+            "{name:?} is too long: a name has at most {MAX_NAME} characters, where a dot counts twice"
+        ));
     }
     Ok(())
 }
@@ -243,7 +250,20 @@ mod tests {
         for (text, ms) in [("500ms", 500), ("5s", 5_000), ("2m", 120_000), ("1ms", 1)] {
             assert_eq!(read(quote!(effect = read, timeout = #text)).0.timeout_ms, Some(ms), "{text}");
         }
-        for bad in ["", "5", "s", "5 s", "-5s", "+5s", "5h", "1.5s", "0s", "99999999999999999999s", "18446744073709551615m", "5µs"] {
+        for bad in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-5s",
+            "+5s",
+            "5h",
+            "1.5s",
+            "0s",
+            "99999999999999999999s",
+            "18446744073709551615m",
+            "5µs",
+        ] {
             complaint(quote!(effect = read, timeout = #bad));
         }
         assert!(complaint(quote!(effect = read, timeout = 5)).contains("in quotes"));
@@ -266,7 +286,9 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let complaint = complaint(quote!(efect = read, timeout = "5", timeout = "6s", name));
-        for part in ["knows no `efect`", "not a duration", "given twice", "`name` needs a value", "needs an effect"] {
+        for part in
+            ["knows no `efect`", "not a duration", "given twice", "`name` needs a value", "needs an effect"]
+        {
             assert!(complaint.contains(part), "{part}: {complaint}");
         }
     }

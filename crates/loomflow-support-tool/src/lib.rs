@@ -23,7 +23,9 @@ pub use {schemars, serde};
 pub mod __tool {
     use std::pin::Pin;
 
-    pub use loomflow_core::{Effect, IntoToolOutcome, PermittedCall, RunContext, Tool, ToolOutcome, ToolSpec};
+    pub use loomflow_core::{
+        Effect, IntoToolOutcome, PermittedCall, RunContext, Tool, ToolOutcome, ToolSpec,
+    };
 
     pub use crate::declare::{Declaration, Declared, Pass};
 

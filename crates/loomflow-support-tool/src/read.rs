@@ -28,8 +28,7 @@ pub(crate) struct Reading<'r> {
 impl<'r> Reading<'r> {
     /// Begins to read; what no tool of this kind takes is noted first.
     pub(crate) fn new(arguments: &'r Value, taken: &'r [Taken]) -> Self {
-        let mut reading =
-            Self { given: arguments.as_object(), taken, problems: Vec::new(), unlisted: 0 };
+        let mut reading = Self { given: arguments.as_object(), taken, problems: Vec::new(), unlisted: 0 };
         match reading.given {
             Some(given) => given.keys().for_each(|name| reading.known(name, given)),
             None => reading.problem(|| "the arguments are not a JSON object".to_owned()),

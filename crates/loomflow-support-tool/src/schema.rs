@@ -218,11 +218,17 @@ mod tests {
             title: u32,
         }
         let odd = argument_of::<Odd>(true);
-        assert_eq!(odd["properties"], json!({
-            "format": {"type": "string"},
-            "title": {"type": "integer", "minimum": 0},
-        }));
-        assert_eq!(argument_of::<BTreeMap<String, f32>>(true)["additionalProperties"], json!({"type": "number"}));
+        assert_eq!(
+            odd["properties"],
+            json!({
+                "format": {"type": "string"},
+                "title": {"type": "integer", "minimum": 0},
+            })
+        );
+        assert_eq!(
+            argument_of::<BTreeMap<String, f32>>(true)["additionalProperties"],
+            json!({"type": "number"})
+        );
     }
 
     #[test]

@@ -30,9 +30,9 @@ pub use loomflow_support_tool::{schemars, serde};
 /// What most applications need.
 pub mod prelude {
     pub use loomflow_core::{
-        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, IntoToolOutcome, Json, Namespace,
-        NanoUsd, PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef, SessionId, Tool, ToolOutcome,
-        ToolSpec, UserId, Window,
+        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, IntoToolOutcome,
+        Json, Namespace, NanoUsd, PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef,
+        SessionId, Tool, ToolOutcome, ToolSpec, UserId, Window,
     };
 
     #[cfg(feature = "local")]

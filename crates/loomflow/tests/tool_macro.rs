@@ -128,7 +128,10 @@ async fn refused(tool: &dyn Tool, arguments: Value) -> String {
 fn attribute_and_documentation_land_in_the_specification() {
     let spec = refund.spec();
     assert_eq!(&*spec.name, "orders.refund");
-    assert_eq!(&*spec.description, "Gives the money of an order back.\n\nAsks the bank, which takes a while.");
+    assert_eq!(
+        &*spec.description,
+        "Gives the money of an order back.\n\nAsks the bank, which takes a while."
+    );
     assert_eq!(spec.effect, Effect::External);
     assert_eq!(spec.timeout, Some(Duration::from_secs(5)));
     assert!(spec.idempotent);
@@ -276,11 +279,17 @@ async fn a_wrong_type_is_told_with_its_path() {
     );
     let told = refused(&ship, json!({"items": [{}], "speed": null})).await;
     assert!(told.contains("- `items[0]`: missing field `price`\n- `speed`: "), "{told}");
-    for (lots, why) in [(json!(0), "nonzero"), (json!(-1), "`-1`"), (json!(1.5), "`1.5`"), (json!([]), "sequence")] {
+    for (lots, why) in
+        [(json!(0), "nonzero"), (json!(-1), "`-1`"), (json!(1.5), "`1.5`"), (json!([]), "sequence")]
+    {
         let told = refused(&draw, json!({"lots": lots})).await;
         assert!(told.contains("- `lots`: ") && told.contains(why), "{told}");
     }
-    assert!(refused(&now, json!({"zone": "CET"})).await.ends_with("- there is no argument `zone`\nit takes no arguments"));
+    assert!(
+        refused(&now, json!({"zone": "CET"}))
+            .await
+            .ends_with("- there is no argument `zone`\nit takes no arguments")
+    );
 }
 
 #[tokio::test]
@@ -333,7 +342,8 @@ async fn a_run_uses_a_tool_and_the_model_can_put_its_mistake_right() {
     let requests = model.requests_of(&alice);
     let offered: Vec<&str> = requests[0].tools.iter().map(|tool| &*tool.name).collect();
     assert_eq!(offered, ["hang", "now", "orders.refund"]);
-    let told: Vec<String> = requests[1..].iter().map(|r| r.messages.last().unwrap().text.to_string()).collect();
+    let told: Vec<String> =
+        requests[1..].iter().map(|r| r.messages.last().unwrap().text.to_string()).collect();
     assert!(told[0].contains("there is no argument `ordr`; did you mean `order`?"), "{told:?}");
     assert_eq!(told[1], "5 cents of A1 to alice");
     assert!(told[2].contains("took longer than 10ms"), "{told:?}");

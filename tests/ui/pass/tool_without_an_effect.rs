@@ -8,7 +8,9 @@ pub async fn refund(order: u64) -> String {
     format!("{order} refunded")
 }
 
-pub fn offered(agent: loomflow::AgentBuilder<loomflow::NoModel>) -> loomflow::AgentBuilder<loomflow::NoModel> {
+pub fn offered(
+    agent: loomflow::AgentBuilder<loomflow::NoModel>,
+) -> loomflow::AgentBuilder<loomflow::NoModel> {
     agent.tool(refund)
 }
 
