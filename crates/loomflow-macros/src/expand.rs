@@ -63,6 +63,13 @@ fn unit_struct(function: &Function, krate: &Path) -> TokenStream {
 
         impl #ident {
             #[doc = #documentation]
+            #[allow(
+                clippy::missing_errors_doc,
+                clippy::missing_panics_doc,
+                clippy::needless_pass_by_value,
+                clippy::unused_async,
+                reason = "a tool is async, owns its arguments, and documents itself for the model"
+            )]
             #(#attrs)*
             #vis #direct #block
         }

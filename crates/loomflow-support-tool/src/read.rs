@@ -125,3 +125,81 @@ fn takes(taken: &[Taken]) -> String {
     });
     format!("it takes: {}", each.collect::<Vec<_>>().join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn taken() -> [Taken; 2] {
+        let argument = |name, words: &str, required| Taken { name, words: words.to_owned(), required };
+        [argument("order", "string", true), argument("lines", "array of array of integer", false)]
+    }
+
+    type Arguments = (Option<String>, Option<Option<Vec<Vec<u8>>>>);
+
+    fn read(arguments: &Value) -> (Arguments, String) {
+        let taken = taken();
+        let mut reading = Reading::new(arguments, &taken);
+        let read = (reading.argument("order"), reading.argument("lines"));
+        let refusal = if reading.fits() { String::new() } else { reading.refusal("shop.order") };
+        (read, refusal)
+    }
+
+    #[test]
+    fn what_fits_is_read_and_nothing_is_wrong() {
+        let (read, refusal) = read(&json!({"order": "A1", "lines": [[1], []]}));
+        assert_eq!(read, (Some("A1".to_owned()), Some(Some(vec![vec![1], vec![]]))));
+        assert_eq!(refusal, "");
+    }
+
+    #[test]
+    fn a_path_leads_to_what_is_wrong() {
+        let (_, refusal) = read(&json!({"order": "A1", "lines": [[1], [2, 300]]}));
+        assert!(
+            refusal.contains("\n- `lines[1][1]`: invalid value: integer `300`, expected u8\n"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_already_given_is_not_suggested() {
+        let (read, refusal) = read(&json!({"order": "A1", "orders": "A2"}));
+        assert!(read.0.is_some());
+        assert!(refusal.contains("\n- there is no argument `orders`\n"), "{refusal}");
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,300}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            let name = prop_oneof![Just("order".to_owned()), Just("lines".to_owned()), ".{0,300}"];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+                prop::collection::btree_map(name, inner, 0..24)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever a model sends, it is either read whole or refused in words that are bounded and printable.
+        #[test]
+        fn anything_is_read_or_refused(arguments in any_json()) {
+            let ((order, lines), refusal) = read(&arguments);
+            prop_assert_eq!(refusal.is_empty(), {
+                let known = |name: &String| name == "order" || name == "lines";
+                order.is_some() && lines.is_some() && arguments.as_object().is_some_and(|a| a.keys().all(known))
+            });
+            prop_assert!(refusal.chars().count() < 6_000);
+            prop_assert!(!refusal.chars().any(|c| c.is_control() && c != '\n'));
+        }
+    }
+}
