@@ -179,6 +179,26 @@ mod tests {
     }
 
     #[test]
+    fn where_null_is_not_left_out_it_may_be_said() {
+        fn two() -> Option<u8> {
+            Some(2)
+        }
+        #[derive(JsonSchema)]
+        #[allow(dead_code)]
+        struct Defaults {
+            #[serde(default = "two")]
+            two: Option<u8>,
+            #[serde(default)]
+            none: Option<u8>,
+        }
+        let properties = argument_of::<Defaults>(true)["properties"].clone();
+        assert_eq!(properties["two"]["type"], json!(["integer", "null"]), "{properties}");
+        assert_eq!(properties["two"]["default"], json!(2));
+        assert_eq!(properties["none"]["type"], "integer");
+        assert_eq!(properties["none"].get("default"), None);
+    }
+
+    #[test]
     fn nested_types_stand_where_they_are_used() {
         assert_eq!(
             argument_of::<Vec<Inner>>(true),

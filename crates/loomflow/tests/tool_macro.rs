@@ -107,6 +107,47 @@ pub async fn elsewhere(ctx: &RunContext, text: String) -> std::result::Result<Ar
     if text.is_empty() { Err(format!("nothing to say in {session}")) } else { Ok(text.into()) }
 }
 
+mod written {
+    //! Tools that other macros write, and where other crates' names mean something else.
+
+    #![allow(dead_code, reason = "they are there to be in the way")]
+
+    use loomflow::RunContext;
+
+    mod loomflow_core {}
+    mod std {}
+    mod core {}
+    struct Some;
+    struct Option;
+    struct Result;
+    struct Tool;
+
+    macro_rules! twin {
+        ($name:ident, $context:ty, $argument:ident: $ty:ty) => {
+            #[doc = concat!("Says ", stringify!($name), ".")]
+            #[::loomflow::tool(effect = read)]
+            pub(crate) async fn $name(_: $context, $argument: $ty) -> ::std::string::String {
+                ::std::format!("{} {}", stringify!($name), $argument)
+            }
+        };
+    }
+
+    twin!(first, &RunContext, text: ::std::string::String);
+    twin!(second, &::loomflow::RunContext, number: u8);
+}
+
+#[tokio::test]
+async fn a_tool_may_be_written_by_a_macro_and_inside_a_function() {
+    /// Says nothing.
+    #[tool(effect = read)]
+    async fn quiet() {}
+
+    assert_eq!(called(&quiet, json!({})).await, ToolOutcome::ok("done"));
+    assert_eq!(&*written::first.spec().description, "Says first.");
+    assert_eq!(called(&written::first, json!({"text": "a"})).await, ToolOutcome::ok("first a"));
+    assert_eq!(called(&written::second, json!({"number": 2})).await, ToolOutcome::ok("second 2"));
+}
+
 fn context() -> RunContext {
     let alice = Identity::User(UserId::new("alice").expect("a good id"));
     detached_context(assume_scope(Namespace::default(), alice, Epoch::ZERO))
