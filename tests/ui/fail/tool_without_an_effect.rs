@@ -8,8 +8,10 @@ pub async fn refund(order: u64) -> String {
     format!("{order} refunded")
 }
 
-pub fn offered(agent: loomflow::AgentBuilder<loomflow::NoModel>) -> loomflow::AgentBuilder<loomflow::NoModel> {
-    agent.tool(refund)
+/// It is used below as if nothing were wrong; only the mistake itself is reported.
+pub fn name() -> &'static str {
+    let _offered = Agent::builder("You help.").tool(refund);
+    &refund.spec().name
 }
 
 fn main() {}
