@@ -17,4 +17,5 @@ macro_rules! docs {
 docs! {
     Readme = "../../README.md",
     Prices = "../../docs/prices.md",
+    WritingATool = "../../docs/writing-a-tool.md",
 }

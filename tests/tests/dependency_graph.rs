@@ -32,8 +32,8 @@ const CORE_DIRECT: [&str; 12] = [
 /// What core may switch on in tokio: tasks, channels and timers. No reactor, no files, no processes.
 const CORE_TOKIO: [&str; 4] = ["default", "rt", "sync", "time"];
 
-/// Drivers, clients, TLS and telemetry. A name that ends in `*` is a prefix.
-const NOT_IN_CORE: [&str; 34] = [
+/// Drivers, clients, TLS, schema generators and telemetry. A name that ends in `*` is a prefix.
+const NOT_IN_CORE: [&str; 35] = [
     "axum*",
     "curl*",
     "h2",
@@ -59,6 +59,7 @@ const NOT_IN_CORE: [&str; 34] = [
     "rusqlite",
     "rustls*",
     "schannel",
+    "schemars*",
     "security-framework*",
     "signal-hook*",
     "socket2",

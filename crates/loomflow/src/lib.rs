@@ -10,6 +10,7 @@
 //! | feature | brings |
 //! |---|---|
 //! | `local` (default) | [`local`]: in-process implementations of every trait |
+//! | `macros` (default) | [`tool`](macro@tool): an async fn becomes a tool; [`schemars`] and [`serde`], which the types of its arguments derive from |
 
 #![forbid(unsafe_code)]
 
@@ -18,14 +19,25 @@ pub use loomflow_core::*;
 #[cfg(feature = "local")]
 pub use loomflow_local as local;
 
+#[cfg(feature = "macros")]
+pub use loomflow_macros::tool;
+#[doc(hidden)]
+#[cfg(feature = "macros")]
+pub use loomflow_support_tool::__tool;
+#[cfg(feature = "macros")]
+pub use loomflow_support_tool::{schemars, serde};
+
 /// What most applications need.
 pub mod prelude {
     pub use loomflow_core::{
-        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, Namespace, NanoUsd,
-        PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef, SessionId, Tool, ToolOutcome,
-        ToolSpec, UserId, Window,
+        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, IntoToolOutcome,
+        Json, Namespace, NanoUsd, PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef,
+        SessionId, Tool, ToolOutcome, ToolSpec, UserId, Window,
     };
 
     #[cfg(feature = "local")]
     pub use loomflow_local::*;
+
+    #[cfg(feature = "macros")]
+    pub use loomflow_macros::tool;
 }
