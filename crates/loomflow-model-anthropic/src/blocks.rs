@@ -244,13 +244,7 @@ impl Blocks {
     }
 
     /// The reply is over: its calls in the order of their blocks, what the provider wants back, and the end.
-    pub(crate) fn finish(
-        self,
-        stop: Option<&str>,
-        reports: &Reports,
-        request_id: Option<String>,
-        out: &mut Vec<Delta>,
-    ) {
+    pub(crate) fn finish(self, stop: Option<&str>, reports: &Reports, out: &mut Vec<Delta>) {
         let usage = reports.usage(self.said_something || !self.calls.is_empty());
         let calls = whole_calls(self.calls, stop);
         let stop = stop_reason(stop, !calls.is_empty());
@@ -265,7 +259,7 @@ impl Blocks {
             out.push(Delta::ProviderState(state.into()));
         }
         let mut done = Done::without_usage(stop);
-        (done.usage, done.request_id) = (usage, request_id);
+        done.usage = usage;
         out.push(Delta::Done(done));
     }
 

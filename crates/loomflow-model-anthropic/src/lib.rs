@@ -17,7 +17,7 @@ pub use settings::{CacheTtl, Effort, ServiceTier, Thinking};
 /// The wire format by itself: plain data in and out, no I/O.
 pub mod codec {
     pub use crate::encode::encode;
-    pub use crate::errors::{classify, error_of_body};
+    pub use crate::errors::{error_of_body, read_error};
     pub use crate::plain::{MAX_PLAIN_BYTES, PlainDecoder};
     pub use crate::settings::Settings;
     pub use crate::stream::StreamDecoder;

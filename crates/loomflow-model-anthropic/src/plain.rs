@@ -17,21 +17,13 @@ pub const MAX_PLAIN_BYTES: usize = 8 << 20;
 pub struct PlainDecoder {
     names: ToolNames,
     body: Vec<u8>,
-    request_id: Option<String>,
 }
 
 impl PlainDecoder {
     /// A decoder for the reply to `request`, whose tools' names it restores.
     #[must_use]
     pub fn new(request: &ModelRequest) -> Self {
-        Self { names: ToolNames::of(request), body: Vec::new(), request_id: None }
-    }
-
-    /// Tells the provider's id of the request, from the header `request-id`.
-    #[must_use]
-    pub fn with_request_id(mut self, id: Option<String>) -> Self {
-        self.request_id = id;
-        self
+        Self { names: ToolNames::of(request), body: Vec::new() }
     }
 }
 
@@ -63,7 +55,7 @@ impl Decode for PlainDecoder {
         let body = std::mem::take(&mut self.body);
         let message: Message<'_> = match serde_json::from_slice(&body) {
             Ok(message) => message,
-            Err(why) => return Err(self.not_a_message(&body, &why)),
+            Err(why) => return Err(not_a_message(&body, &why)),
         };
         let mut blocks = Blocks::new(std::mem::take(&mut self.names));
         for (index, block) in (0..).zip(message.content) {
@@ -72,22 +64,16 @@ impl Decode for PlainDecoder {
         }
         let mut reports = Reports::default();
         reports.add(&message.usage.unwrap_or_default(), true);
-        blocks.finish(message.stop_reason.as_deref(), &reports, self.request_id.take(), out);
+        blocks.finish(message.stop_reason.as_deref(), &reports, out);
         Ok(())
     }
 }
 
-impl PlainDecoder {
-    fn not_a_message(&self, body: &[u8], why: &serde_json::Error) -> Error {
-        let error = error_of_body(body).unwrap_or_else(|| match why.classify() {
-            serde_json::error::Category::Eof => {
-                Error::new(ErrorKind::Truncated, "the reply was cut off: its body ended too early")
-            }
-            _ => not_understood("the reply", why),
-        });
-        match &self.request_id {
-            Some(id) if error.context().is_empty() => error.with_context("request_id", id),
-            _ => error,
+fn not_a_message(body: &[u8], why: &serde_json::Error) -> Error {
+    error_of_body(body).unwrap_or_else(|| match why.classify() {
+        serde_json::error::Category::Eof => {
+            Error::new(ErrorKind::Truncated, "the reply was cut off: its body ended too early")
         }
-    }
+        _ => not_understood("the reply", why),
+    })
 }

@@ -31,7 +31,6 @@ struct Reply {
     blocks: Option<Blocks>,
     reports: Reports,
     stop: Option<String>,
-    request_id: Option<String>,
     ended: bool,
 }
 
@@ -43,17 +42,9 @@ impl StreamDecoder {
             blocks: Some(Blocks::new(ToolNames::of(request))),
             reports: Reports::default(),
             stop: None,
-            request_id: None,
             ended: false,
         };
         Self { reader: EventReader::new(MAX_EVENT_BYTES), reply }
-    }
-
-    /// Tells the provider's id of the request, from the header `request-id`.
-    #[must_use]
-    pub fn with_request_id(mut self, id: Option<String>) -> Self {
-        self.reply.request_id = id;
-        self
     }
 }
 
@@ -86,7 +77,7 @@ impl Decode for StreamDecoder {
             ));
         }
         let blocks = reply.blocks.take().ok_or_else(|| broke_protocol("the reply was finished before"))?;
-        blocks.finish(reply.stop.as_deref(), &reply.reports, reply.request_id.take(), out);
+        blocks.finish(reply.stop.as_deref(), &reply.reports, out);
         Ok(())
     }
 }
@@ -193,23 +184,19 @@ impl Reply {
                 self.stop = delta.delta.and_then(|delta| delta.stop_reason).or(self.stop.take());
             }
             "message_stop" => self.ended = true,
-            "error" => return Err(self.failed(data)),
+            "error" => return Err(failed(data)),
             // Gateways put an error that is not theirs into an event without a type.
-            "" if error_of_body(data.as_bytes()).is_some() => return Err(self.failed(data)),
+            "" => return error_of_body(data.as_bytes()).map_or(Ok(()), Err),
             _ => {}
         }
         Ok(())
     }
+}
 
-    fn failed(&self, data: &str) -> Error {
-        let error = error_of_body(data.as_bytes()).unwrap_or_else(|| {
-            Error::new(ErrorKind::Overloaded, "the provider ended the reply with an error")
-        });
-        match &self.request_id {
-            Some(id) if error.context().is_empty() => error.with_context("request_id", id),
-            _ => error,
-        }
-    }
+fn failed(data: &str) -> Error {
+    let untold =
+        || Error::new(ErrorKind::Transport, "the provider ended the reply with an error it does not name");
+    error_of_body(data.as_bytes()).unwrap_or_else(untold)
 }
 
 fn take_piece(blocks: &mut Blocks, data: &str, out: &mut Vec<Delta>) -> Result<()> {

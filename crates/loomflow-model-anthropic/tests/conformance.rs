@@ -468,17 +468,6 @@ fn an_end_without_a_reason_is_an_end() {
     assert_eq!(events(&[start(0, &call("a")), stop]).done().stop, StopReason::ToolUse);
 }
 
-#[test]
-fn the_requests_id_is_kept() {
-    let decoder = StreamDecoder::new(&request()).with_request_id(Some("req_7".to_owned()));
-    assert_eq!(decode(decoder, &[TEXT]).done().request_id.as_deref(), Some("req_7"));
-    let decoder = StreamDecoder::new(&request()).with_request_id(Some("req_7".to_owned()));
-    let error = decode(decoder, &[b"data: {\"type\":\"error\",\"error\":{\"type\":\"api_error\"}}\n\n"])
-        .error
-        .unwrap();
-    assert!(error.1.contains("req_7"));
-}
-
 /// Events as a server in disorder might send them.
 fn any_event() -> impl Strategy<Value = Value> {
     let index = prop_oneof![(0_u64..4).prop_map(|i| json!(i)), Just(json!(40_000_000)), Just(Value::Null)];
