@@ -290,7 +290,9 @@ impl<'a> Conversation<'a> {
 
     fn assistant(&mut self, message: &'a Message) {
         self.answer_the_rest();
-        let state = message.provider_state.as_deref().and_then(State::read);
+        // Reasoning begins a turn. Behind what the model said before, it is not where it was signed.
+        let goes_on = self.turns.last().is_some_and(|turn| turn.role == Speaker::Assistant);
+        let state = message.provider_state.as_deref().filter(|_| !goes_on).and_then(State::read);
         let reasoning =
             state.into_iter().flat_map(|state| state.blocks).map(|block| Block::Reasoning(block).into());
         let mut content: Vec<_> = reasoning.chain(text_block(&message.text)).collect();
