@@ -61,6 +61,15 @@ impl Family {
     }
 }
 
+#[cfg(feature = "client")]
+impl Family {
+    /// Whether its models make more tokens of a text than those up to Claude 4.6. Which the names of others are of is not
+    /// known, so they are taken not to be.
+    pub(crate) fn is_dense(self) -> bool {
+        self.adaptive && !self.budget
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! Requests against the rules of the Messages API, written down a second time and naively.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
