@@ -88,8 +88,24 @@ fn kind_of_code(code: &str) -> Option<ErrorKind> {
         | "model_not_found"
         | "billing_error"
         | "billing_hard_limit_reached" => ErrorKind::BadRequest,
-        _ => return None,
+        // Some servers name the status that the error would have had.
+        number => match number.parse() {
+            Ok(status @ 400..=599) => kind_of_status(status),
+            _ => return None,
+        },
     })
+}
+
+/// The kind of an error that only its HTTP status tells.
+pub(crate) fn kind_of_status(status: u16) -> ErrorKind {
+    match status {
+        401 | 403 => ErrorKind::Auth,
+        413 => ErrorKind::ContextTooLong,
+        429 => ErrorKind::RateLimited,
+        504 | 524 => ErrorKind::Timeout,
+        408 | 409 | 500.. => ErrorKind::Overloaded,
+        _ => ErrorKind::BadRequest,
+    }
 }
 
 /// Compatible servers often name no code for a prompt that is too long; their words are all alike.
@@ -121,6 +137,8 @@ mod tests {
         assert_eq!(kind(&["content_policy_violation"]), Some(ErrorKind::ContentFilter));
         assert_eq!(kind(&["overloaded_error"]), Some(ErrorKind::Overloaded));
         assert_eq!(kind(&["unheard_of"]), None);
+        assert_eq!(kind(&["502"]), Some(ErrorKind::Overloaded));
+        assert_eq!(kind(&["200"]), None);
     }
 
     #[test]

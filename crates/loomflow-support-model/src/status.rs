@@ -3,7 +3,7 @@
 use loomflow_core::{Error, ErrorKind, Result};
 
 use crate::config::without_secrets;
-use crate::report::Reported;
+use crate::report::{Reported, kind_of_status};
 use crate::response::Response;
 use crate::retry_after::advice;
 use crate::text::plain;
@@ -36,10 +36,10 @@ impl Response {
         let body = self.read_up_to(MAX_ERROR_BODY).await.map(|(body, _)| body).unwrap_or_default();
         let error = match read(&body) {
             Some(report) => {
-                let kind = specific(status, &report).unwrap_or_else(|| kind_of(status));
+                let kind = specific(status, &report).unwrap_or_else(|| kind_of_status(status));
                 report.as_kind(kind, meaning(status))
             }
-            None => Error::new(kind_of(status), foreign(status, &body)),
+            None => Error::new(kind_of_status(status), foreign(status, &body)),
         };
         let hopeless = read(&body).is_some_and(|report| report.is_out_of_credit());
         Err(self.tell(self.advised(error, hopeless).with_context("http_status", status)))
@@ -54,17 +54,6 @@ impl Response {
             Some(after) => error.with_retry_after(after),
             None => error,
         }
-    }
-}
-
-fn kind_of(status: u16) -> ErrorKind {
-    match status {
-        401 | 403 => ErrorKind::Auth,
-        413 => ErrorKind::ContextTooLong,
-        429 => ErrorKind::RateLimited,
-        504 | 524 => ErrorKind::Timeout,
-        408 | 409 | 500.. => ErrorKind::Overloaded,
-        _ => ErrorKind::BadRequest,
     }
 }
 
