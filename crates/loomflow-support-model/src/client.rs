@@ -10,6 +10,7 @@ use reqwest::redirect::Policy;
 use tokio::time::Instant;
 
 use crate::config::{ClientConfig, Timeouts};
+use crate::prices::vendor_of_host;
 use crate::response::{Limits, Response};
 use crate::tls;
 
@@ -110,6 +111,13 @@ impl HttpClient {
     #[must_use]
     pub fn base_url(&self) -> &str {
         &self.base_url
+    }
+
+    /// The vendor whose list prices hold at this address; `None` for any server whose prices only its operator knows.
+    #[must_use]
+    pub fn list_vendor(&self) -> Option<&'static str> {
+        let url = url::Url::parse(&self.base_url).ok()?;
+        (url.scheme() == "https").then(|| vendor_of_host(url.host_str().unwrap_or_default())).flatten()
     }
 
     /// Sends a call and waits for the head of the answer, whatever its status is.
