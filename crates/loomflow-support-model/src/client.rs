@@ -194,9 +194,12 @@ impl Auth {
             Self::Bearer(key) => {
                 (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {}", key.expose().trim())))
             }
-            Self::Header(name, key) => {
-                (HeaderName::from_static(name), HeaderValue::from_str(key.expose().trim()))
-            }
+            Self::Header(name, key) => (
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+                    Error::new(ErrorKind::Config, format!("{name:?} is not the name of a header for the key"))
+                })?,
+                HeaderValue::from_str(key.expose().trim()),
+            ),
         };
         // The cause is not attached: it could show the key.
         let mut value = value.map_err(|_| {
