@@ -18,6 +18,7 @@ mod embed;
 #[cfg(feature = "client")]
 mod key;
 mod list;
+pub mod prices;
 mod report;
 #[cfg(feature = "client")]
 mod response;

@@ -155,6 +155,9 @@ async fn the_form_of_a_reply_is_what_the_server_says_it_is() {
         let deltas = call(vec![send(answer)]).await.unwrap();
         assert_eq!(done_of(&deltas).stop, StopReason::Other(decoder.to_owned()), "{media}");
     }
+    let zipped = answer(200, "content-encoding: gzip\r\n", "END");
+    let error = call(vec![send(zipped)]).await.map(drop).unwrap_err();
+    assert!(error.message().contains("gzip"), "{error}");
     let page =
         answer(200, "content-type: text/html\r\n", "<html><body>Welcome to <b>nginx</b>!</body></html>");
     let error = call(vec![send(page)]).await.map(drop).unwrap_err();
