@@ -13,6 +13,8 @@ mod families;
 #[cfg(feature = "client")]
 mod model;
 mod plain;
+#[cfg(feature = "client")]
+mod price;
 mod schema;
 mod settings;
 mod stream;
@@ -22,6 +24,8 @@ mod usage;
 
 #[cfg(feature = "client")]
 pub use config::{AnthropicBuilder, AuthStyle};
+#[cfg(feature = "client")]
+pub use loomflow_support_model::{ApiKey, CountTokens, EstimateTokens, Timeouts};
 #[cfg(feature = "client")]
 pub use model::AnthropicModel;
 pub use settings::{CacheTtl, Effort, ServiceTier, Thinking};

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{AdmittedEmbed, EmbedPurpose, Embedded, Embedder, Price, Result, RunContext};
+use loomflow_support_model::prices::{CacheTtl, PriceTable, ServiceTier};
 use loomflow_support_model::{ApiKey, Auth, EmbedBatches, EstimateTokens, HttpClient, Post};
 
 use crate::config::CohereBuilder;
-use crate::wire::{encode, read, read_error};
+use crate::wire::{MAX_TEXTS, encode, read, read_error};
 
 const PATH: &str = "/v2/embed";
-/// The most texts of one request.
-const MAX_TEXTS: usize = 96;
 /// The most tokens of one request, by estimate. The provider's own limit is 128,000.
 const MAX_TOKENS: u64 = 100_000;
 /// The largest answer: 96 vectors of 1,536 numbers in decimal digits are a quarter of it.
@@ -105,7 +104,7 @@ impl Embedder for CohereEmbedder {
     }
 }
 
-/// The list price of a model, where it is known.
-pub(crate) fn price_for(_model: &str) -> Option<Price> {
-    None
+/// The list price of a vendor's model, where it is known.
+pub(crate) fn price_for(vendor: Option<&str>, model: &str) -> Option<Price> {
+    PriceTable::embedded().price(vendor?, model, ServiceTier::Default, CacheTtl::FiveMinutes)
 }
