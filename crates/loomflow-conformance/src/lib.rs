@@ -85,6 +85,7 @@ pub mod doubles;
 mod fixture;
 pub mod ledger;
 pub mod memory;
+pub mod models;
 pub mod naughty;
 mod plant;
 pub mod runtime;

@@ -31,6 +31,11 @@ impl TenantSecrets {
         self.lock().insert((None, name.clone()), Arc::new(Secret::new(value.into())));
     }
 
+    /// Forgets the value of everybody who has none.
+    pub fn remove_shared(&self, name: &SecretRef) {
+        self.lock().remove(&(None, name.clone()));
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
