@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use loomflow_core::{Error, ErrorKind, Owner, Result, Scope, Secret, SecretRef, Secrets};
 
+/// Values by tenant and name; those without a tenant are everybody's.
+type Values = HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>;
+
 /// A double of [`Secrets`]: each tenant's own value first, then the shared one.
 #[derive(Default)]
 pub struct TenantSecrets {
-    values: Mutex<HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>>,
+    values: Mutex<Values>,
 }
 
 impl TenantSecrets {
@@ -36,7 +39,7 @@ impl TenantSecrets {
         self.lock().remove(&(None, name.clone()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>> {
+    fn lock(&self) -> MutexGuard<'_, Values> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -106,7 +106,7 @@ impl Bench {
         let (ledger, audit) = (Arc::new(ledger), Arc::new(RecordingAudit::new()));
         let (secrets, note) = (Arc::new(TenantSecrets::new()), Arc::new(Note::default()));
         secrets.set_shared(&key, KEY);
-        let namespace = Namespace::new(&format!("cf-{:016x}", rand::random::<u64>()));
+        let namespace = Namespace::new(format!("cf-{:016x}", rand::random::<u64>()));
         let namespace = namespace.expect("hex digits are a valid namespace");
         let agent = Agent::builder(INSTRUCTIONS)
             .namespace(namespace.clone())
