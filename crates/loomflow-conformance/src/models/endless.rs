@@ -9,7 +9,7 @@ use super::bodies::{answer, has_plain, head, joined, short, streamed_head};
 use super::faults::until_text_is_said;
 use super::{Harness, WireCall, WireReply};
 use crate::Outcome::{self, Passed};
-use crate::doubles::{Action, Head, Script};
+use crate::doubles::{Action, Head, PeakMemory, Script};
 use crate::fixture::Must as _;
 
 /// What a fault may cost in memory, at its peak.
@@ -56,9 +56,9 @@ async fn endless(h: &Harness, before: Vec<u8>, again: Vec<u8>, what: &str, deliv
         Script::new().head(&head).chunk(&before).then(Action::RepeatChunk(again.clone(), u64::MAX))
     })
     .await;
-    let peak = Memory::begin();
+    let peak = PeakMemory::begin();
     must_be_bounded(bench.run("u", 0).await, what);
-    peak.must_be_flat(what);
+    must_be_flat(&peak, what);
     assert_eq!(bench.note.calls(), [], "{what}: a tool ran");
     bench.settled().await;
     bench.must_have_paid_for("u", delivered, what);
@@ -134,9 +134,9 @@ async fn stays_flat(
         Bench::with(h, options, move |_, n| if n == 0 { answer(&*wire, &short(), plain) } else { huge() })
             .await;
     bench.run("warm", 0).await.must("a short reply");
-    let peak = Memory::begin();
+    let peak = PeakMemory::begin();
     must_be_bounded(bench.run("u", 1).await, what);
-    peak.must_be_flat(what);
+    must_be_flat(&peak, what);
     match delivered {
         Some(delivered) => bench.must_have_paid_for("u", delivered, what),
         None => bench.must_have_paid_nothing("u", what),
@@ -157,24 +157,8 @@ fn must_be_bounded<T: std::fmt::Debug>(result: Result<T, Error>, what: &str) {
     }
 }
 
-/// The memory of this process, where the system tells it. The peak is kept by the system, so nothing is missed in between.
-struct Memory(Option<u64>);
-
-impl Memory {
-    fn begin() -> Self {
-        Self(status("VmRSS:"))
-    }
-
-    #[track_caller]
-    fn must_be_flat(self, what: &str) {
-        let (Some(before), Some(peak)) = (self.0, status("VmHWM:")) else { return };
-        let growth = peak.saturating_sub(before);
-        assert!(growth < MOST_MEMORY, "{what}: memory grew by {} MiB", growth >> 20);
-    }
-}
-
-fn status(field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
+#[track_caller]
+fn must_be_flat(peak: &PeakMemory, what: &str) {
+    let growth = peak.growth().unwrap_or_default();
+    assert!(growth < MOST_MEMORY, "{what}: memory grew by {} MiB", growth >> 20);
 }
