@@ -155,9 +155,9 @@ pub trait Wire: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// What a stream may carry that says nothing: by default a comment of an event stream.
+    /// What a stream may carry that says nothing: by default a long comment of an event stream.
     fn noise(&self) -> Vec<u8> {
-        b": still here\n\n".to_vec()
+        format!(": still here{}\n\n", ".".repeat(2_000)).into_bytes()
     }
 
     /// The beginning of an event whose end never comes, to be followed by as many `x` as one likes.
