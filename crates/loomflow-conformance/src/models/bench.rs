@@ -56,10 +56,9 @@ impl Options {
         Self { plain: true, ..Self::default() }
     }
 
-    /// Timeouts that a stalled server runs into at once.
+    /// A time for the head that a stalled server runs into at once.
     pub(super) fn impatient() -> Self {
-        let short = Duration::from_millis(300);
-        Self { headers_timeout: short, idle_timeout: short, ..Self::default() }
+        Self { headers_timeout: Duration::from_millis(300), ..Self::default() }
     }
 }
 

@@ -34,7 +34,9 @@ pub async fn a_head_that_drips_times_out(h: &Harness) -> Outcome {
 pub async fn a_body_that_stalls_times_out(h: &Harness) -> Outcome {
     let (before, delivered) = until_text_is_said(h);
     let script = Script::new().head(&streamed_head(h.wire()).chunked()).chunk(before).then(Action::Hang);
-    times_out(h, Options::impatient(), script, "a body that stalls", &delivered).await
+    let idle_timeout = Duration::from_millis(300);
+    times_out(h, Options { idle_timeout, ..Options::default() }, script, "a body that stalls", &delivered)
+        .await
 }
 
 /// A body that drips often enough to be no stall ends with the run at the latest.
@@ -45,7 +47,7 @@ pub async fn a_body_that_drips_ends_with_the_run(h: &Harness) -> Outcome {
     for byte in noise.iter().cycle().take(20_000) {
         script = script.chunk([*byte]).pause(Duration::from_millis(10));
     }
-    let options = Options { run_timeout: Duration::from_millis(700), ..Options::default() };
+    let options = Options { run_timeout: Duration::from_secs(2), ..Options::default() };
     times_out(h, options, script, "a body that drips", &delivered).await
 }
 
@@ -77,10 +79,12 @@ pub async fn a_slow_reply_is_read_to_its_end(h: &Harness) -> Outcome {
 
 /// Where nobody listens nothing was sent: unreachable, worth another try, and free.
 pub async fn a_refused_connection_is_unreachable_and_free(h: &Harness) -> Outcome {
-    // A port that was free a moment ago, and that its listener has left.
-    let gone = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await;
-    let gone = gone.and_then(|listener| listener.local_addr());
-    let gone = gone.unwrap_or_else(|e| panic!("the suite cannot listen: {e}"));
+    // Taken, so that nobody else can listen there either, and not listened on.
+    let taken = tokio::net::TcpSocket::new_v4().and_then(|socket| {
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        Ok((socket.local_addr()?, socket))
+    });
+    let (gone, _taken) = taken.unwrap_or_else(|e| panic!("the suite cannot take a port: {e}"));
     let options = Options { base_url: Some(format!("http://{gone}")), ..Options::default() };
     let bench = Bench::with(h, options, |_, _| Script::new()).await;
     let error = failed(bench.run("u", 0).await, "a refused connection");
