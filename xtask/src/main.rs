@@ -7,6 +7,7 @@
 mod baseline;
 mod bench_tenants;
 mod gate;
+mod prices;
 mod process;
 mod tidy;
 mod tools;
@@ -36,6 +37,8 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
+    /// Makes the embedded price table anew from the pinned release of litellm, or checks it.
+    Prices(prices::Flags),
     /// House rules as code.
     Tidy,
     /// Builds the tenant load driver in release mode and runs it with the same flags.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
     let root = workspace_root();
     let outcome = match Cli::parse().command {
         Command::Test { fast, full } => gate::run(&root, gate::Breadth::from_flags(fast, full)),
+        Command::Prices(flags) => prices::run(&root, flags),
         Command::Tidy => tidy::run(&root),
         Command::BenchTenants { args } => bench_tenants::run(&root, args),
     };
