@@ -222,6 +222,7 @@ mod tests {
             &[(None, one)][..],
             &[(None, one), (None, one), (None, one)],
             &[(Some(0), one), (Some(0), two)],
+            &[(Some(0), one), (Some(1), two), (Some(1), two)],
             &[(Some(0), one), (Some(40_000_000), two)],
             &[(Some(0), one), (Some(u64::MAX), two)],
             &[(None, one), (None, &[])],
