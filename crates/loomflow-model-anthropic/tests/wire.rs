@@ -70,11 +70,10 @@ impl Wire for Messages {
             .with_connect(setup.headers_timeout)
             .with_headers(setup.headers_timeout)
             .with_idle(setup.idle_timeout);
-        let model = AnthropicModel::builder("claude-sonnet-4-5")
-            .base_url(&setup.base_url)
-            .api_key(ApiKey::from(setup.key.clone()))
-            .timeouts(timeouts)
-            .streaming(!setup.plain);
+        let model = AnthropicModel::builder("claude-sonnet-4-5", setup.key.clone())
+            .with_base_url(&setup.base_url)
+            .with_timeouts(timeouts)
+            .with_streaming(!setup.plain);
         Arc::new(model.build().unwrap())
     }
 
@@ -158,7 +157,8 @@ async fn calls_of(events: &[Value]) -> Result<Vec<(String, String)>> {
     let head = Head::new(200).with_content_type("text/event-stream").chunked();
     let script = Script::new().head(&head).chunk(body).end_chunks();
     let server = ScriptedServer::start(move |_, _| script.clone()).await.unwrap();
-    let model = AnthropicModel::builder("claude-sonnet-4-5").base_url(server.url()).build().unwrap();
+    let model = AnthropicModel::builder("claude-sonnet-4-5", ApiKey::none());
+    let model = model.with_base_url(server.url()).build().unwrap();
     let ctx = detached_context(assume_scope(Namespace::default(), Identity::Anonymous, Epoch::ZERO));
     let request = ModelRequest::new(vec![Message::user("hi")], 100);
     let reading = async { model.stream(&ctx, admit(request)).await?.try_collect::<Vec<_>>().await };
