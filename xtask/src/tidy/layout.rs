@@ -10,15 +10,12 @@ use super::tree::Tree;
 /// What every backend has, so that a reviewer knows the room before opening the door.
 const FILE_MAP: [&str; 4] = ["src/lib.rs", "src/config.rs", "docs.md", "tests/conformance.rs"];
 
-/// Adapters to models have no store to run a suite against; the file map is for those that keep tenant data.
-const WITHOUT_MAP: &str = "loomflow-model-";
-
 const DECISIONS: &str = "docs/adr/";
 
 pub(super) fn check(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     let mut findings = decisions(tree);
     for package in packages {
-        if is_backend(&package.name) && !package.name.starts_with(WITHOUT_MAP) {
+        if is_backend(&package.name) {
             file_map(tree, package, &mut findings);
         }
         unsafe_code(tree, package, &mut findings);
