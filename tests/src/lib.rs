@@ -5,3 +5,4 @@
 mod docs;
 pub mod double;
 pub mod fixture;
+pub mod services;

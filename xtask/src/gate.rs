@@ -1,11 +1,12 @@
 //! `cargo xtask test`: the gate, stage by stage, with the minutes each one took.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tools::{DENY, NEXTEST};
-use crate::{Failure, Outcome, bench_tenants, process, tidy};
+use crate::{Failure, Outcome, bench_tenants, process, services, tidy};
 
 /// Property-test cases per property in the widest gate.
 const FULL_PROPTEST_CASES: &str = "4096";
@@ -43,6 +44,7 @@ fn stages(breadth: Breadth) -> Vec<Stage> {
         Stage { name: "format", run: format },
         Stage { name: "clippy", run: clippy },
         Stage { name: "tidy", run: |gate| tidy::run(&gate.root) },
+        Stage { name: "services", run: services },
         Stage { name: "tests", run: tests },
     ];
     if breadth != Breadth::Fast {
@@ -65,6 +67,8 @@ struct Gate {
     breadth: Breadth,
     nextest: PathBuf,
     deny: Option<PathBuf>,
+    /// What the stage `services` started; ends with the gate, whatever the other stages did.
+    services: OnceCell<services::ForTests>,
 }
 
 /// Runs the stages in order and stops at the first that fails.
@@ -91,7 +95,7 @@ fn prepare(root: &Path, breadth: Breadth) -> Outcome<Gate> {
     let deny = if breadth == Breadth::Fast { None } else { Some(DENY.find_or_install(root)?) };
     // Everything for every platform, from the lockfile: later stages, and deny's offline look, need no network.
     process::run(process::cargo(root).args(["fetch", "--locked", "--quiet"]))?;
-    Ok(Gate { root: root.to_owned(), breadth, nextest, deny })
+    Ok(Gate { root: root.to_owned(), breadth, nextest, deny, services: OnceCell::new() })
 }
 
 fn format(gate: &Gate) -> Outcome {
@@ -104,11 +108,18 @@ fn clippy(gate: &Gate) -> Outcome {
     process::run(process::cargo(&gate.root).args(args))
 }
 
+/// A service that cannot be started fails the gate: no test is skipped.
+fn services(gate: &Gate) -> Outcome {
+    let up = services::ForTests::up(&gate.root)?;
+    gate.services.set(up).map_err(|_| Failure::Failed("the services were started twice".to_owned()))
+}
+
 /// Unit tests, conformance, dependency graph and compile-fail.
 fn tests(gate: &Gate) -> Outcome {
     let mut nextest = process::program(&gate.root, &gate.nextest);
     nextest.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
     nextest.args(["--cargo-quiet", "--status-level", "slow", "--final-status-level", "fail"]);
+    nextest.envs(gate.services.get().into_iter().flat_map(services::ForTests::env));
     process::run(more_cases(gate, &mut nextest))
 }
 
@@ -241,7 +252,7 @@ mod tests {
     fn each_breadth_contains_the_narrower_one() {
         let names = |b| stages(b).into_iter().map(|s| s.name).collect::<Vec<_>>();
         let (fast, gate, full) = (names(Breadth::Fast), names(Breadth::Gate), names(Breadth::Full));
-        assert_eq!(fast, ["format", "clippy", "tidy", "tests"]);
+        assert_eq!(fast, ["format", "clippy", "tidy", "services", "tests"]);
         assert_eq!(gate[..fast.len()], fast[..]);
         assert_eq!(full[..gate.len()], gate[..]);
     }

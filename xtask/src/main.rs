@@ -8,6 +8,7 @@ mod baseline;
 mod bench_tenants;
 mod gate;
 mod process;
+mod services;
 mod tidy;
 mod tools;
 
@@ -38,6 +39,11 @@ enum Command {
     },
     /// House rules as code.
     Tidy,
+    /// Real servers for tests, on loopback.
+    Services {
+        #[command(subcommand)]
+        action: services::Action,
+    },
     /// Builds the tenant load driver in release mode and runs it with the same flags.
     #[command(disable_help_flag = true)]
     BenchTenants {
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Test { fast, full } => gate::run(&root, gate::Breadth::from_flags(fast, full)),
         Command::Tidy => tidy::run(&root),
+        Command::Services { action } => services::run(&root, &action),
         Command::BenchTenants { args } => bench_tenants::run(&root, args),
     };
     match outcome {

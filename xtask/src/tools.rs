@@ -43,10 +43,8 @@ impl Tool {
     }
 
     fn find(self, tools: &Path) -> Option<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::iter::once(tools.join("bin"))
-            .chain(std::env::split_paths(&path))
-            .map(|dir| dir.join(self.name))
-            .find(|file| file.is_file())
+        Some(tools.join("bin").join(self.name))
+            .filter(|file| file.is_file())
+            .or_else(|| process::find(self.name))
     }
 }
