@@ -8,6 +8,8 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod decode;
+#[cfg(any(test, feature = "testing"))]
+pub mod splits;
 pub mod sse;
 mod tokens;
 
