@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::tools::{DENY, NEXTEST};
-use crate::{Failure, Outcome, bench_tenants, process, services, tidy};
+use crate::tools::{CARGO_FUZZ, DENY, NEXTEST, Tool};
+use crate::{Failure, Outcome, bench_tenants, fuzz, process, services, tidy};
 
 /// Property-test cases per property in the widest gate.
 const FULL_PROPTEST_CASES: &str = "4096";
+
+/// The fuzz targets are a workspace of their own.
+const FUZZ: &str = "fuzz/Cargo.toml";
 
 /// How much of the gate to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,7 @@ fn stages(breadth: Breadth) -> Vec<Stage> {
             Stage { name: "doc tests", run: doc_tests },
             Stage { name: "documentation", run: documentation },
             Stage { name: "deny", run: deny },
+            Stage { name: "fuzz", run: fuzz },
             Stage { name: "bench smoke", run: bench_smoke },
             Stage { name: "bench faults", run: bench_faults },
         ]);
@@ -67,6 +71,7 @@ struct Gate {
     breadth: Breadth,
     nextest: PathBuf,
     deny: Option<PathBuf>,
+    fuzz: Option<PathBuf>,
     /// What the stage `services` started; ends with the gate, whatever the other stages did.
     services: OnceCell<services::ForTests>,
 }
@@ -92,14 +97,22 @@ pub(crate) fn run(root: &Path, breadth: Breadth) -> Outcome {
 
 fn prepare(root: &Path, breadth: Breadth) -> Outcome<Gate> {
     let nextest = NEXTEST.find_or_install(root)?;
-    let deny = if breadth == Breadth::Fast { None } else { Some(DENY.find_or_install(root)?) };
-    // Everything for every platform, from the lockfile: later stages, and deny's offline look, need no network.
+    let beyond_fast = |tool: Tool| match breadth {
+        Breadth::Fast => Ok(None),
+        Breadth::Gate | Breadth::Full => tool.find_or_install(root).map(Some),
+    };
+    let (deny, fuzz) = (beyond_fast(DENY)?, beyond_fast(CARGO_FUZZ)?);
+    // Everything for every platform, from the lockfiles: later stages, and deny's offline look, need no network.
     process::run(process::cargo(root).args(["fetch", "--locked", "--quiet"]))?;
-    Ok(Gate { root: root.to_owned(), breadth, nextest, deny, services: OnceCell::new() })
+    if fuzz.is_some() {
+        process::run(process::cargo(root).args(["fetch", "--locked", "--quiet", "--manifest-path", FUZZ]))?;
+    }
+    Ok(Gate { root: root.to_owned(), breadth, nextest, deny, fuzz, services: OnceCell::new() })
 }
 
 fn format(gate: &Gate) -> Outcome {
-    process::run(process::cargo(&gate.root).args(["fmt", "--all", "--check"]))
+    process::run(process::cargo(&gate.root).args(["fmt", "--all", "--check"]))?;
+    process::run(process::cargo(&gate.root).args(["fmt", "--check", "--manifest-path", FUZZ]))
 }
 
 fn clippy(gate: &Gate) -> Outcome {
@@ -149,6 +162,13 @@ fn deny(gate: &Gate) -> Outcome {
     println!("  The advisory database cannot be reached offline, so advisories are not checked here.");
     let args = ["--offline", "--log-level", "error", "check", "licenses", "bans", "sources"];
     process::run(process::program(&gate.root, deny).args(args))
+}
+
+fn fuzz(gate: &Gate) -> Outcome {
+    match &gate.fuzz {
+        Some(tool) => fuzz::gate(&gate.root, tool),
+        None => Err(Failure::Failed("cargo-fuzz was not prepared".to_owned())),
+    }
 }
 
 fn bench_smoke(gate: &Gate) -> Outcome {

@@ -6,6 +6,7 @@
 
 mod baseline;
 mod bench_tenants;
+mod fuzz;
 mod gate;
 mod process;
 mod services;
@@ -44,6 +45,8 @@ enum Command {
         #[command(subcommand)]
         action: services::Action,
     },
+    /// Feeds decoders with inputs nobody thought of, for a bounded time.
+    Fuzz(fuzz::Flags),
     /// Builds the tenant load driver in release mode and runs it with the same flags.
     #[command(disable_help_flag = true)]
     BenchTenants {
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Test { fast, full } => gate::run(&root, gate::Breadth::from_flags(fast, full)),
         Command::Tidy => tidy::run(&root),
+        Command::Fuzz(flags) => fuzz::run(&root, &flags),
         Command::Services { action } => services::run(&root, &action),
         Command::BenchTenants { args } => bench_tenants::run(&root, args),
     };
