@@ -7,13 +7,48 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+#[cfg(feature = "client")]
+mod client;
+#[cfg(feature = "client")]
+mod config;
 mod decode;
+#[cfg(feature = "client")]
+mod drive;
+#[cfg(feature = "client")]
+mod key;
+mod report;
+#[cfg(feature = "client")]
+mod response;
+#[cfg(feature = "client")]
+mod retry_after;
 #[cfg(any(test, feature = "testing"))]
 pub mod splits;
 pub mod sse;
+#[cfg(feature = "client")]
+mod status;
+#[cfg(all(test, feature = "client"))]
+mod testing;
+mod text;
+#[cfg(feature = "client")]
+mod tls;
 mod tokens;
 
 pub use decode::{
     Decode, MAX_ARGUMENT_BYTES, MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_TOOL_SLOTS, broke_protocol,
 };
+pub use report::Reported;
+pub use text::{MAX_PROVIDER_TEXT, provider_text};
 pub use tokens::{CountTokens, EstimateTokens};
+
+#[cfg(feature = "client")]
+pub use client::{Auth, HttpClient, Post};
+#[cfg(feature = "client")]
+pub use config::{ClientConfig, Timeouts};
+#[cfg(feature = "client")]
+pub use drive::{Asked, reply_stream};
+#[cfg(feature = "client")]
+pub use key::ApiKey;
+#[cfg(feature = "client")]
+pub use response::Response;
+#[cfg(feature = "client")]
+pub use status::ReadError;
