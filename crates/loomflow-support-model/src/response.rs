@@ -150,7 +150,8 @@ impl Told {
 
     pub(crate) fn tell(&self, error: Error) -> Error {
         let mut error = self.scrubbed(error).with_context("provider", self.provider);
-        if let Some(id) = &self.request_id {
+        let named = error.context().iter().any(|(name, _)| *name == "request_id");
+        if let Some(id) = self.request_id.as_ref().filter(|_| !named) {
             error = error.with_context("request_id", id);
         }
         error

@@ -1,0 +1,224 @@
+//! Everything about an [`AnthropicModel`] that can be set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loomflow_core::{Error, ErrorKind, Price, Result};
+use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, HttpClient, Timeouts};
+use serde_json::Value;
+
+use crate::model::{AnthropicModel, Parts, Unusable};
+use crate::settings::{CacheTtl, Effort, ServiceTier, Settings, Thinking};
+use crate::tokens::ClaudeTokens;
+
+/// The provider's name in errors.
+pub(crate) const PROVIDER: &str = "anthropic";
+/// Where the API is unless it is said to be elsewhere.
+const BASE_URL: &str = "https://api.anthropic.com";
+/// How long the headers of a plain reply may take: they come when all of it is generated.
+const PLAIN_HEADERS: Duration = Duration::from_mins(10);
+
+/// How the key travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuthStyle {
+    /// In the header `x-api-key`, as Anthropic has it.
+    #[default]
+    XApiKey,
+    /// As `authorization: Bearer`, as many gateways have it.
+    Bearer,
+}
+
+/// Sets up an [`AnthropicModel`]. Made by [`AnthropicModel::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is made before `build`"]
+pub struct AnthropicBuilder {
+    settings: Settings,
+    client: ClientConfig,
+    timeouts: Option<Timeouts>,
+    api_key: ApiKey,
+    auth: AuthStyle,
+    betas: Vec<String>,
+    price: Option<Price>,
+    counter: Option<Arc<dyn CountTokens>>,
+    context_window: Option<u64>,
+}
+
+impl AnthropicBuilder {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            settings: Settings::new(name),
+            client: ClientConfig::new(BASE_URL),
+            timeouts: None,
+            api_key: ApiKey::none(),
+            auth: AuthStyle::default(),
+            betas: Vec::new(),
+            price: None,
+            counter: None,
+            context_window: None,
+        }
+    }
+
+    /// Sets the key, or where it comes from; without one none is sent.
+    pub fn api_key(mut self, key: impl Into<ApiKey>) -> Self {
+        self.api_key = key.into();
+        self
+    }
+
+    /// Sets how the key travels.
+    pub fn auth_style(mut self, style: AuthStyle) -> Self {
+        self.auth = style;
+        self
+    }
+
+    /// Sets the server's root, without `/v1`. The default is `https://api.anthropic.com`.
+    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+        self.client = self.client.with_base_url(url);
+        self
+    }
+
+    /// Sets how long the parts of a call may take. Without this they are the defaults of [`Timeouts`], except that the
+    /// headers of a plain reply, which come when all of it is generated, may take ten minutes.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = Some(timeouts);
+        self
+    }
+
+    /// Trusts the certificate authorities in `pem` beside the platform's.
+    pub fn ca_certificates(mut self, pem: impl Into<String>) -> Self {
+        self.client = self.client.with_ca_certificates(pem);
+        self
+    }
+
+    /// Sends every request through a proxy. The environment's settings are not read.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.client = self.client.with_proxy(url);
+        self
+    }
+
+    /// Sends a header with every request. Not for a key: that is [`AnthropicBuilder::api_key`].
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.client = self.client.with_header(name, value);
+        self
+    }
+
+    /// Asks for a feature in beta, by its name in the header `anthropic-beta`.
+    pub fn beta(mut self, name: impl Into<String>) -> Self {
+        self.betas.push(name.into());
+        self
+    }
+
+    /// Streams replies, the default, or asks for them whole.
+    pub fn streaming(mut self, yes: bool) -> Self {
+        self.settings = self.settings.with_stream(yes);
+        self
+    }
+
+    /// Sets whether the model reasons before it answers.
+    pub fn thinking(mut self, thinking: Thinking) -> Self {
+        self.settings = self.settings.with_thinking(thinking);
+        self
+    }
+
+    /// Sets how much the model spends on an answer.
+    pub fn effort(mut self, effort: Effort) -> Self {
+        self.settings = self.settings.with_effort(effort);
+        self
+    }
+
+    /// Caches the prompt's beginning at the provider: tools, instructions and the conversation so far.
+    pub fn prompt_caching(mut self, ttl: CacheTtl) -> Self {
+        self.settings = self.settings.with_cache(Some(ttl));
+        self
+    }
+
+    /// Sets which capacity serves the calls.
+    pub fn service_tier(mut self, tier: ServiceTier) -> Self {
+        self.settings = self.settings.with_service_tier(tier);
+        self
+    }
+
+    /// Sets the temperature, 0.0 to 1.0. It is left out of calls that ask for reasoning, and the latest models take none.
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.settings = self.settings.with_temperature(temperature);
+        self
+    }
+
+    /// Says whether schemas of answers go into the API's own member for them. Without this the model's name decides. A
+    /// schema that does not go there goes into the instructions.
+    pub fn native_structured_output(mut self, yes: bool) -> Self {
+        self.settings = self.settings.with_native_schema(yes);
+        self
+    }
+
+    /// Adds a member to every request's body.
+    pub fn extra(mut self, name: impl Into<String>, value: Value) -> Self {
+        self.settings = self.settings.with_extra(name, value);
+        self
+    }
+
+    /// Sets the price. Without this it is the list price where that is known.
+    pub fn price(mut self, price: Price) -> Self {
+        self.price = Some(price);
+        self
+    }
+
+    /// Counts tokens with `counter`. Without this they are estimated, leaning high.
+    pub fn token_counter(mut self, counter: Arc<dyn CountTokens>) -> Self {
+        self.counter = Some(counter);
+        self
+    }
+
+    /// Sets how many tokens prompt and answer may have together.
+    pub fn context_window(mut self, tokens: u64) -> Self {
+        self.context_window = Some(tokens);
+        self
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], naming what cannot be used and what to do instead.
+    pub fn build(self) -> Result<AnthropicModel> {
+        let client = self.client()?;
+        Ok(self.with_client(Ok(client)))
+    }
+
+    /// The model; one whose every call fails with the reason, where [`AnthropicBuilder::build`] would have failed.
+    pub(crate) fn build_anyway(self) -> AnthropicModel {
+        let client = self.client().map_err(|error| Unusable::because(&error));
+        self.with_client(client)
+    }
+
+    fn client(&self) -> Result<HttpClient> {
+        self.settings.check()?;
+        if self.client.base_url.trim().trim_end_matches('/').ends_with("/v1") {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "the base URL ends with /v1: give the server's root alone, such as https://api.anthropic.com",
+            ));
+        }
+        let plain = || Timeouts::default().with_headers(PLAIN_HEADERS);
+        let usual = if self.settings.stream { Timeouts::default() } else { plain() };
+        let mut config = self.client.clone().with_timeouts(self.timeouts.unwrap_or(usual));
+        config = config.with_header("anthropic-version", "2023-06-01");
+        if !self.betas.is_empty() {
+            config = config.with_header("anthropic-beta", self.betas.join(","));
+        }
+        HttpClient::new(PROVIDER, &config)
+    }
+
+    fn with_client(self, client: Result<HttpClient, Unusable>) -> AnthropicModel {
+        let counter = self.counter.unwrap_or_else(|| Arc::new(ClaudeTokens::of(&self.settings.model)));
+        AnthropicModel::from_parts(Parts {
+            settings: self.settings,
+            client,
+            api_key: self.api_key,
+            auth: self.auth,
+            price: self.price,
+            counter,
+            context_window: self.context_window,
+        })
+    }
+}
