@@ -1,10 +1,7 @@
 //! The laws of every decoder as functions that panic: what tests and fuzz targets of adapters are made of.
 //!
-//! However a body is split, its reply is the same; it ends with exactly one [`Delta::Done`] or with an error; its calls
-//! have ids of their own; what comes out is bounded by what went in; and nothing panics.
-
-use std::collections::BTreeSet;
-use std::sync::Arc;
+//! However a body is split, its reply is the same; it ends with exactly one [`Delta::Done`] or with an error; what comes
+//! out is bounded by what went in; and nothing panics.
 
 use loomflow_core::{Delta, ErrorKind};
 
@@ -140,13 +137,6 @@ fn well_formed(reply: &Decoded, input: usize) {
         }
         Some(error) => assert!(ends == 0, "an end, and then {error:?}"),
     }
-    let mut ids: BTreeSet<Arc<str>> = BTreeSet::new();
-    for delta in &reply.deltas {
-        if let Delta::ToolCall(call) = delta {
-            assert!(!call.id.is_empty(), "a call has no id: its outcome has no address");
-            assert!(ids.insert(call.id.clone()), "two calls are {:?}", call.id);
-        }
-    }
     let output: usize = reply.deltas.iter().map(size).sum();
     assert!(output <= FIXED + GROWTH * input, "{output} bytes of reply out of {input} bytes of body");
 }
@@ -214,7 +204,6 @@ mod tests {
         Grows,
         EndsTwice,
         NeverEnds,
-        SameId,
         /// Takes what stands behind the end for a part of the reply, where it comes in one piece with it.
         ReadsOn,
     }
@@ -224,13 +213,12 @@ mod tests {
     struct Letters {
         flaw: Flaw,
         half: Vec<u8>,
-        calls: usize,
         ended: bool,
     }
 
     impl Letters {
         fn with(flaw: Flaw) -> Self {
-            Self { flaw, half: Vec::new(), calls: 0, ended: false }
+            Self { flaw, half: Vec::new(), ended: false }
         }
     }
 
@@ -245,10 +233,7 @@ mod tests {
                         out.push(Delta::Text("x".repeat(20_000).into()))
                     }
                     b'a'..=b'z' => out.push(Delta::Text((*byte as char).to_string().into())),
-                    b'!' => {
-                        self.calls += usize::from(self.flaw != Flaw::SameId);
-                        out.push(Delta::ToolCall(ToolCall::new(self.calls.to_string(), "t", "{}")));
-                    }
+                    b'!' => out.push(Delta::ToolCall(ToolCall::new("1", "t", "{}"))),
                     b'.' => self.ended = true,
                     // The two halves of one letter.
                     0xc3 => self.half.push(*byte),
@@ -299,7 +284,6 @@ mod tests {
             (Flaw::Grows, BODY),
             (Flaw::EndsTwice, BODY),
             (Flaw::NeverEnds, BODY),
-            (Flaw::SameId, BODY),
             (Flaw::ReadsOn, b"a.b"),
         ] {
             let caught = std::panic::catch_unwind(|| check(|| Letters::with(flaw), body));
