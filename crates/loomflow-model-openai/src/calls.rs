@@ -70,12 +70,16 @@ impl Calls {
         Ok(())
     }
 
-    /// The whole calls.
+    /// The whole calls, each under an id of its own, whatever the server sent.
     pub(crate) fn finish(&mut self, out: &mut Vec<Delta>) {
-        for slot in std::mem::take(&mut self.slots) {
+        let slots = std::mem::take(&mut self.slots);
+        let mut ids: Vec<Arc<str>> = Vec::with_capacity(slots.len());
+        for slot in slots {
             let name = self.tools.iter().find(|(wire, _)| **wire == *slot.name);
             let name = name.map_or_else(|| Arc::from(slot.name), |(_, name)| name.clone());
-            out.push(Delta::ToolCall(ToolCall::new(slot.id, name, slot.arguments)));
+            let id = unique(slot.id, &ids);
+            ids.push(id.clone());
+            out.push(Delta::ToolCall(ToolCall::new(id, name, slot.arguments)));
         }
     }
 
@@ -121,6 +125,16 @@ impl Calls {
         }
         Ok(())
     }
+}
+
+fn unique(id: String, taken: &[Arc<str>]) -> Arc<str> {
+    if !id.is_empty() && !taken.iter().any(|other| **other == *id) {
+        return id.into();
+    }
+    // Of so many numbers and one more, one is free.
+    let mut numbered = (taken.len()..=2 * taken.len()).map(|number| format!("{id}#{number}"));
+    let free = numbered.find(|name| !taken.iter().any(|other| **other == **name));
+    free.unwrap_or_default().into()
 }
 
 impl Slot {
@@ -239,9 +253,9 @@ mod tests {
             piece(None, "", "", " "),
         ];
         assert_eq!(fold(&pieces), ["a get {} ", "b search {}"]);
-        assert_eq!(fold(&[piece(None, "", "", "{}")]), ["  {}"], "nothing was open");
+        assert_eq!(fold(&[piece(None, "", "", "{}")]), ["#0  {}"], "nothing was open");
         let null_index = json!({"index": null, "id": null, "function": {"name": "get", "arguments": null}});
-        assert_eq!(fold(&[null_index]), [" get "]);
+        assert_eq!(fold(&[null_index]), ["#0 get "]);
     }
 
     #[test]
@@ -251,7 +265,7 @@ mod tests {
             piece(None, "", "search", "{\"b\":2}"),
             piece(None, "", "search", "{\"b\":3}"),
         ];
-        assert_eq!(fold(&pieces), [" get {\"a\":1}", " search {\"b\":2}", " search {\"b\":3}"]);
+        assert_eq!(fold(&pieces), ["#0 get {\"a\":1}", "#1 search {\"b\":2}", "#2 search {\"b\":3}"]);
         let same_index: Vec<Value> = pieces
             .iter()
             .cloned()
@@ -269,15 +283,26 @@ mod tests {
                 p
             })
             .collect();
-        assert_eq!(fold(&same_mark), ["c get {\"a\":1}", "c search {\"b\":2}", "c search {\"b\":3}"]);
+        assert_eq!(fold(&same_mark), ["c get {\"a\":1}", "c#1 search {\"b\":2}", "c#2 search {\"b\":3}"]);
         let same_id = [piece(Some(0), "c", "get", "{}"), piece(Some(1), "c", "get", "{}")];
-        assert_eq!(fold(&same_id), ["c get {}", "c get {}"]);
+        assert_eq!(fold(&same_id), ["c get {}", "c#1 get {}"]);
         let repeating = [
             piece(Some(0), "", "search", "{\"q\":\"}"),
             piece(Some(0), "", "search", "\\\"x\"}"),
             piece(Some(0), "", "search", ""),
         ];
-        assert_eq!(fold(&repeating), [" search {\"q\":\"}\\\"x\"}"], "a name with every piece");
+        assert_eq!(fold(&repeating), ["#0 search {\"q\":\"}\\\"x\"}"], "a name with every piece");
+    }
+
+    #[test]
+    fn ids_are_made_unique() {
+        let ids = |ids: &[&str]| -> Vec<String> {
+            let pieces: Vec<Value> =
+                ids.iter().enumerate().map(|(i, id)| piece(Some(i as u64), id, "get", "{}")).collect();
+            try_fold(&pieces).unwrap().0.iter().map(|call| call.id.to_string()).collect()
+        };
+        assert_eq!(ids(&["", "a", "a", "a#2", "#4", ""]), ["#0", "a", "a#2", "a#2#3", "#4", "#5"]);
+        assert_eq!(ids(&["#1", ""]), ["#1", "#2"]);
     }
 
     #[test]
@@ -302,7 +327,7 @@ mod tests {
     fn huge_indexes_cost_nothing_and_slots_and_arguments_are_bounded() {
         assert_eq!(fold(&[piece(Some(40_000_000), "a", "get", "{}")]), ["a get {}"]);
         let far = json!({"index": 1e300, "function": {"name": "get", "arguments": "{}"}});
-        assert_eq!(fold(&[far]), [" get {}"]);
+        assert_eq!(fold(&[far]), ["#0 get {}"]);
         let many: Vec<Value> = (0..129).map(|i| piece(Some(i), "", "get", "{}")).collect();
         assert_eq!(try_fold(&many[..128]).unwrap().0.len(), 128);
         assert!(try_fold(&many).unwrap_err().message().contains("more than 128 tool calls"));

@@ -36,7 +36,9 @@ impl StreamDecoder {
 
 impl Decode for StreamDecoder {
     fn push(&mut self, bytes: &[u8], out: &mut Vec<Delta>) -> Result<()> {
-        self.events.push(bytes, &mut |event| self.reply.take(event, out))
+        let read = self.events.push(bytes, &mut |event| self.reply.take(event, out));
+        // What stands behind the reply's own end is no part of it, not even where it came in one piece with it.
+        if self.reply.done { Ok(()) } else { read }
     }
 
     fn ended(&self) -> bool {
@@ -44,7 +46,9 @@ impl Decode for StreamDecoder {
     }
 
     fn finish(&mut self, out: &mut Vec<Delta>) -> Result<()> {
-        self.events.finish(&mut |event| self.reply.take(event, out))?;
+        if !self.reply.done {
+            self.events.finish(&mut |event| self.reply.take(event, out))?;
+        }
         if !self.reply.done && !self.reply.fold.is_finished() {
             return Err(Error::new(
                 ErrorKind::Truncated,

@@ -10,7 +10,7 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
 /// The most entries of a list within one event. More of them is nothing that a model said.
-const MAX_ENTRIES: usize = 512;
+const ENTRIES: usize = 512;
 
 /// An event of a stream, or a whole reply.
 #[derive(Default, Deserialize)]
@@ -81,11 +81,11 @@ pub(crate) struct Count(pub(crate) Option<u64>);
 #[derive(Debug, Default)]
 pub(crate) struct Words(pub(crate) String);
 
-/// A list, bounded; empty for anything that is none.
+/// A list of at most `MAX` entries; empty for `null`.
 #[derive(Debug)]
-pub(crate) struct List<T>(pub(crate) Vec<T>);
+pub(crate) struct List<T, const MAX: usize = ENTRIES>(pub(crate) Vec<T>);
 
-impl<T> Default for List<T> {
+impl<T, const MAX: usize> Default for List<T, MAX> {
     fn default() -> Self {
         Self(Vec::new())
     }
@@ -211,29 +211,29 @@ impl<'de> Visitor<'de> for WordsVisitor {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_any(ListVisitor(PhantomData))
     }
 }
 
-struct ListVisitor<T>(PhantomData<T>);
+struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-    type Value = List<T>;
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+    type Value = List<T, MAX>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<List<T>, E> {
+    fn visit_unit<E: de::Error>(self) -> Result<List<T, MAX>, E> {
         Ok(List::default())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T, MAX>, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = list.next_element()? {
-            if entries.len() >= MAX_ENTRIES {
+            if entries.len() >= MAX {
                 return Err(de::Error::custom("a list with too many entries"));
             }
             entries.push(entry);

@@ -31,6 +31,12 @@ impl EstimateTokens {
     pub fn new(image_tokens: u64) -> Self {
         Self { image_tokens }
     }
+
+    /// A text alone, leaning high.
+    #[must_use]
+    pub fn text(text: &str) -> u64 {
+        leaning_high(text)
+    }
 }
 
 /// What a provider wraps around each message, call and tool.

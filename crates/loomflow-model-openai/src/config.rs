@@ -1,0 +1,279 @@
+//! What an [`OpenAiModel`](crate::OpenAiModel) is made of.
+
+use std::sync::Arc;
+
+use loomflow_core::{Error, ErrorKind, ModelCapabilities, Price, Result};
+use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, EstimateTokens, HttpClient, Timeouts};
+use serde_json::{Map, Value};
+
+use crate::encode::{EncodeOptions, MaxTokensField, ServiceTier, StructuredOutput};
+use crate::model::OpenAiModel;
+use crate::price::price_for;
+
+/// Where OpenAI's own API begins.
+pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+
+/// What an image is counted as before the provider has counted it. Above what OpenAI's models bill for a large one; an image costs
+/// more only with `gpt-4o-mini`, which has a number of its own.
+const IMAGE_TOKENS: u64 = 4_000;
+const IMAGE_TOKENS_4O_MINI: u64 = 48_200;
+
+/// A model's configuration. Every setting but the model's name and the key has a default.
+///
+/// ```
+/// use loomflow_core::SecretRef;
+/// use loomflow_model_openai::OpenAiConfig;
+///
+/// let model = OpenAiConfig::new("qwen3-32b", SecretRef::new("VLLM_KEY")?)
+///     .with_base_url("http://127.0.0.1:8000/v1")
+///     .with_context_window(32_768)
+///     .build()?;
+/// # Ok::<(), loomflow_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OpenAiConfig {
+    /// Whose key the calls are made with.
+    pub api_key: ApiKey,
+    /// Where the server is and how long it may take.
+    pub client: ClientConfig,
+    /// What each call asks for.
+    pub options: EncodeOptions,
+    /// The name of a header that takes the key alone, such as Azure's `api-key`; `None` sends it as a bearer token.
+    pub key_header: Option<&'static str>,
+    /// The member that bounds a reply; `None` takes `max_completion_tokens` at OpenAI and `max_tokens` elsewhere.
+    pub max_tokens_field: Option<MaxTokensField>,
+    /// A label under which the provider's prompt cache finds this application's prompts; `None`, the default, sends none.
+    ///
+    /// What is sent is a digest of the label and the tenant, so that one tenant's prompts are never found under another's.
+    pub prompt_cache_label: Option<String>,
+    /// The price, instead of the table's.
+    pub price: Option<Price>,
+    /// The vendor in the price table; `None` takes `openai` for OpenAI's own address and no vendor for any other.
+    pub vendor: Option<String>,
+    /// Prompt and answer together, in tokens.
+    pub context_window: Option<u64>,
+    /// Counts prompts and pieces of replies; `None` estimates, leaning high.
+    pub tokens: Option<Arc<dyn CountTokens>>,
+    /// What one image is counted as where tokens are estimated.
+    pub image_tokens: Option<u64>,
+}
+
+impl OpenAiConfig {
+    /// The model `name` at OpenAI.
+    #[must_use]
+    pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
+        Self {
+            api_key: api_key.into(),
+            client: ClientConfig::new(OPENAI_BASE_URL),
+            options: EncodeOptions::new(name),
+            key_header: None,
+            max_tokens_field: None,
+            prompt_cache_label: None,
+            price: None,
+            vendor: None,
+            context_window: None,
+            tokens: None,
+            image_tokens: None,
+        }
+    }
+
+    /// Sets where the API begins: any server that speaks chat completions.
+    #[must_use]
+    pub fn with_base_url(mut self, base_url: impl Into<String>) -> Self {
+        self.client.base_url = base_url.into();
+        self
+    }
+
+    /// Sets how long calls may take.
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.client.timeouts = timeouts;
+        self
+    }
+
+    /// Sets everything about the client: address, timeouts, authorities, proxy, headers.
+    #[must_use]
+    pub fn with_client(mut self, client: ClientConfig) -> Self {
+        self.client = client;
+        self
+    }
+
+    /// Sends the key alone in a header of this name, in lower case.
+    #[must_use]
+    pub fn with_key_header(mut self, name: &'static str) -> Self {
+        self.key_header = Some(name);
+        self
+    }
+
+    /// Sets whether replies come in pieces; they do unless this says `false`.
+    #[must_use]
+    pub fn with_streaming(mut self, yes: bool) -> Self {
+        self.options.stream = yes;
+        self
+    }
+
+    /// Sets how much a reasoning model thinks, in the provider's words, such as `low`.
+    #[must_use]
+    pub fn with_reasoning_effort(mut self, effort: impl Into<String>) -> Self {
+        self.options.reasoning_effort = Some(effort.into());
+        self
+    }
+
+    /// Sets whether the model may ask for several tool calls at once.
+    #[must_use]
+    pub fn with_parallel_tool_calls(mut self, yes: bool) -> Self {
+        self.options.parallel_tool_calls = Some(yes);
+        self
+    }
+
+    /// Sets how an answer's schema is asked for.
+    #[must_use]
+    pub fn with_structured_output(mut self, mode: StructuredOutput) -> Self {
+        self.options.structured_output = mode;
+        self
+    }
+
+    /// Sets the tier calls are served, and billed, in.
+    #[must_use]
+    pub fn with_service_tier(mut self, tier: ServiceTier) -> Self {
+        self.options.service_tier = Some(tier);
+        self
+    }
+
+    /// Sets the sampling temperature.
+    #[must_use]
+    pub fn with_temperature(mut self, temperature: f64) -> Self {
+        self.options.temperature = Some(temperature);
+        self
+    }
+
+    /// Sets the sampling seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: i64) -> Self {
+        self.options.seed = Some(seed);
+        self
+    }
+
+    /// Adds a member to the body of every call, for what a vendor knows and this crate does not.
+    #[must_use]
+    pub fn with_extra(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.options.extra.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets all further members of the body.
+    #[must_use]
+    pub fn with_extras(mut self, members: Map<String, Value>) -> Self {
+        self.options.extra = members;
+        self
+    }
+
+    /// Sets the member that bounds a reply.
+    #[must_use]
+    pub fn with_max_tokens_field(mut self, field: MaxTokensField) -> Self {
+        self.max_tokens_field = Some(field);
+        self
+    }
+
+    /// Sends a prompt cache key: a digest of `label` and the tenant.
+    #[must_use]
+    pub fn with_prompt_cache_label(mut self, label: impl Into<String>) -> Self {
+        self.prompt_cache_label = Some(label.into());
+        self
+    }
+
+    /// Sets the price, instead of the table's.
+    #[must_use]
+    pub fn with_price(mut self, price: Price) -> Self {
+        self.price = Some(price);
+        self
+    }
+
+    /// Sets the vendor under which the price table knows this model.
+    #[must_use]
+    pub fn with_vendor(mut self, vendor: impl Into<String>) -> Self {
+        self.vendor = Some(vendor.into());
+        self
+    }
+
+    /// Sets how many tokens prompt and answer may have together.
+    #[must_use]
+    pub fn with_context_window(mut self, tokens: u64) -> Self {
+        self.context_window = Some(tokens);
+        self
+    }
+
+    /// Counts tokens with `counter`.
+    #[must_use]
+    pub fn with_token_counter(mut self, counter: Arc<dyn CountTokens>) -> Self {
+        self.tokens = Some(counter);
+        self
+    }
+
+    /// Counts each image as `tokens` where tokens are estimated.
+    #[must_use]
+    pub fn with_image_tokens(mut self, tokens: u64) -> Self {
+        self.image_tokens = Some(tokens);
+        self
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for an empty name, an unusable base URL, certificate, proxy, header or body field.
+    pub fn build(self) -> Result<OpenAiModel> {
+        if self.options.model.trim().is_empty() {
+            return Err(Error::new(ErrorKind::Config, "the model has no name"));
+        }
+        self.options.check()?;
+        if let Some(name) = self.key_header {
+            check_header_name(name)?;
+        }
+        self.assemble()
+    }
+
+    pub(crate) fn assemble(self) -> Result<OpenAiModel> {
+        let client = HttpClient::new("openai", &self.client)?;
+        let is_openai = client.base_url() == OPENAI_BASE_URL;
+        let mut options = self.options;
+        options.max_tokens = self.max_tokens_field.unwrap_or(if is_openai {
+            MaxTokensField::MaxCompletionTokens
+        } else {
+            MaxTokensField::MaxTokens
+        });
+        let vendor = self.vendor.as_deref().or(is_openai.then_some("openai"));
+        let price = self.price.or_else(|| price_for(vendor, &options.model, options.service_tier));
+        let image_tokens = self.image_tokens.unwrap_or(if options.model.starts_with("gpt-4o-mini") {
+            IMAGE_TOKENS_4O_MINI
+        } else {
+            IMAGE_TOKENS
+        });
+        let mut capabilities = ModelCapabilities::default()
+            .with_structured_output(options.structured_output == StructuredOutput::JsonSchema);
+        capabilities.context_window = self.context_window;
+        Ok(OpenAiModel {
+            client,
+            api_key: self.api_key,
+            key_header: self.key_header,
+            options,
+            prompt_cache_label: self.prompt_cache_label,
+            price,
+            capabilities,
+            tokens: self.tokens.unwrap_or_else(|| Arc::new(EstimateTokens::new(image_tokens))),
+        })
+    }
+}
+
+/// A header's name that can be sent.
+pub(crate) fn check_header_name(name: &str) -> Result<()> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("{name:?} is not a header for the key: use a-z 0-9 -"),
+        ));
+    }
+    Ok(())
+}
