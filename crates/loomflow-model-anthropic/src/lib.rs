@@ -1,3 +1,5 @@
+//! Claude models, for LoomFlow.
+//!
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]

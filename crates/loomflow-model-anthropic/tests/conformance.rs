@@ -360,6 +360,16 @@ fn a_used_index_opens_a_call_of_its_own() {
 }
 
 #[test]
+fn pieces_replace_arguments_that_were_given_whole() {
+    let whole = json!({"type": "tool_use", "id": "a", "name": "clock", "input": {"n": 1}});
+    let reply = events(
+        &[vec![start(0, &whole), arguments(0, "{\"n\""), arguments(0, ":2}")], ended("tool_use").to_vec()]
+            .concat(),
+    );
+    assert_eq!(reply.calls, [ToolCall::new("a", "clock", "{\"n\":2}")]);
+}
+
+#[test]
 fn an_absurd_index_is_only_a_number() {
     let reply = events(
         &[vec![start(40_000_000, &call("a")), arguments(40_000_000, "{}")], ended("tool_use").to_vec()]

@@ -14,6 +14,7 @@ mod config;
 mod decode;
 #[cfg(feature = "client")]
 mod drive;
+mod embed;
 #[cfg(feature = "client")]
 mod key;
 mod report;
@@ -36,6 +37,7 @@ mod tokens;
 pub use decode::{
     Decode, MAX_ARGUMENT_BYTES, MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_TOOL_SLOTS, broke_protocol,
 };
+pub use embed::{EmbedBatches, vectors_in_order};
 pub use report::Reported;
 pub use text::{MAX_PROVIDER_TEXT, provider_text};
 pub use tokens::{CountTokens, EstimateTokens};

@@ -1,0 +1,139 @@
+//! Everything about a [`CohereEmbedder`] that can be set.
+
+use loomflow_core::{Error, ErrorKind, Price, Result};
+use loomflow_support_model::{ApiKey, ClientConfig, HttpClient, Timeouts};
+
+use crate::embedder::{CohereEmbedder, Parts, price_for};
+
+/// Where the API is unless it is said to be elsewhere.
+const BASE_URL: &str = "https://api.cohere.com";
+
+/// How many components the vectors of a model have, where nobody says.
+const KNOWN: [(&str, usize); 5] = [
+    ("embed-v4.0", 1_536),
+    ("embed-english-v3.0", 1_024),
+    ("embed-multilingual-v3.0", 1_024),
+    ("embed-english-light-v3.0", 384),
+    ("embed-multilingual-light-v3.0", 384),
+];
+
+/// Sets up a [`CohereEmbedder`]. Made by [`CohereEmbedder::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is made before `build`"]
+pub struct CohereBuilder {
+    name: String,
+    client: ClientConfig,
+    api_key: ApiKey,
+    dimensions: Option<usize>,
+    output_dimension: Option<usize>,
+    price: Option<Price>,
+}
+
+impl CohereBuilder {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            client: ClientConfig::new(BASE_URL),
+            api_key: ApiKey::none(),
+            dimensions: None,
+            output_dimension: None,
+            price: None,
+        }
+    }
+
+    /// Sets the key, or where it comes from; without one none is sent.
+    pub fn api_key(mut self, key: impl Into<ApiKey>) -> Self {
+        self.api_key = key.into();
+        self
+    }
+
+    /// Sets the server's root, without `/v2`. The default is `https://api.cohere.com`.
+    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+        self.client = self.client.with_base_url(url);
+        self
+    }
+
+    /// Sets how long the parts of a call may take.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.client = self.client.with_timeouts(timeouts);
+        self
+    }
+
+    /// Trusts the certificate authorities in `pem` beside the platform's.
+    pub fn ca_certificates(mut self, pem: impl Into<String>) -> Self {
+        self.client = self.client.with_ca_certificates(pem);
+        self
+    }
+
+    /// Sends every request through a proxy. The environment's settings are not read.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.client = self.client.with_proxy(url);
+        self
+    }
+
+    /// Sends a header with every request. Not for a key: that is [`CohereBuilder::api_key`].
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.client = self.client.with_header(name, value);
+        self
+    }
+
+    /// Says how many components the model's vectors have, for a model that this version does not know.
+    pub fn dimensions(mut self, components: usize) -> Self {
+        self.dimensions = Some(components);
+        self
+    }
+
+    /// Asks for vectors of so many components. Only the models from `embed-v4.0` on offer a choice. Vectors of another size
+    /// are another embedder's: its name ends with the size.
+    pub fn output_dimension(mut self, components: usize) -> Self {
+        self.output_dimension = Some(components);
+        self
+    }
+
+    /// Sets the price. Without this it is the list price where that is known.
+    pub fn price(mut self, price: Price) -> Self {
+        self.price = Some(price);
+        self
+    }
+
+    /// The embedder.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], naming what cannot be used and what to do instead.
+    pub fn build(self) -> Result<CohereEmbedder> {
+        let refuse = |what: String| Err(Error::new(ErrorKind::Config, what));
+        if self.name.trim().is_empty() {
+            return refuse("the model's name is empty".to_owned());
+        }
+        let known = KNOWN.iter().find(|(name, _)| *name == self.name).map(|(_, dimensions)| *dimensions);
+        if self.output_dimension.is_some() && self.name.contains("-v3.0") {
+            return refuse(format!("{} has vectors of one size: leave output_dimension out", self.name));
+        }
+        let Some(dimensions) = self.output_dimension.or(self.dimensions).or(known) else {
+            return refuse(format!(
+                "how many components the vectors of {} have is not known: set dimensions",
+                self.name
+            ));
+        };
+        if dimensions == 0 {
+            return refuse("a vector has at least one component".to_owned());
+        }
+        if self.client.base_url.trim().trim_end_matches('/').ends_with("/v2") {
+            return refuse("the base URL ends with /v2: give the server's root alone".to_owned());
+        }
+        let label = match self.output_dimension {
+            Some(components) => format!("{}@{components}", self.name),
+            None => self.name.clone(),
+        };
+        Ok(CohereEmbedder::from_parts(Parts {
+            client: HttpClient::new("cohere", &self.client)?,
+            price: self.price.or_else(|| price_for(&self.name)),
+            model: self.name,
+            label,
+            api_key: self.api_key,
+            dimensions,
+            output_dimension: self.output_dimension,
+        }))
+    }
+}
