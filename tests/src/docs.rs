@@ -16,4 +16,6 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    Prices = "../../docs/prices.md",
+    WritingATool = "../../docs/writing-a-tool.md",
 }

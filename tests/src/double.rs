@@ -21,6 +21,14 @@ pub enum Step {
     Say(String),
     /// Asks for a tool.
     Call(&'static str, String),
+    /// Streams a piece of a call's arguments, which is what the provider bills for; the call follows.
+    Piece(String),
+    /// Asks for a tool whose arguments were streamed in pieces before.
+    CallOfPieces(&'static str, String),
+    /// Hands over what it wants back.
+    State(&'static str),
+    /// Stops for this reason.
+    Stop(StopReason),
     /// Waits until somebody notifies.
     Wait(Arc<Notify>),
     /// Never goes on.
@@ -183,6 +191,19 @@ impl Streaming {
                     self.bill(&arguments);
                     self.asked += 1;
                     Ok(Delta::ToolCall(ToolCall::new(format!("call_{}", self.asked), tool, arguments)))
+                }
+                Some(Step::Piece(piece)) => {
+                    self.bill(&piece);
+                    Ok(Delta::Arguments(piece.into()))
+                }
+                Some(Step::CallOfPieces(tool, arguments)) => {
+                    self.asked += 1;
+                    Ok(Delta::ToolCall(ToolCall::new(format!("call_{}", self.asked), tool, arguments)))
+                }
+                Some(Step::State(state)) => Ok(Delta::ProviderState(state.into())),
+                Some(Step::Stop(stop)) => {
+                    self.over = true;
+                    Ok(Delta::Done(Done::new(Usage::new(self.input, self.output), stop)))
                 }
                 Some(Step::Wait(gate)) => {
                     gate.notified().await;

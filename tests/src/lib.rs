@@ -5,4 +5,5 @@
 mod docs;
 pub mod double;
 pub mod fixture;
+pub mod provider;
 pub mod services;

@@ -32,8 +32,8 @@ const CORE_DIRECT: [&str; 12] = [
 /// What core may switch on in tokio: tasks, channels and timers. No reactor, no files, no processes.
 const CORE_TOKIO: [&str; 4] = ["default", "rt", "sync", "time"];
 
-/// Drivers, clients, TLS and telemetry. A name that ends in `*` is a prefix.
-const NOT_IN_CORE: [&str; 34] = [
+/// Drivers, clients, TLS, schema generators and telemetry. A name that ends in `*` is a prefix.
+const NOT_IN_CORE: [&str; 35] = [
     "axum*",
     "curl*",
     "h2",
@@ -59,6 +59,7 @@ const NOT_IN_CORE: [&str; 34] = [
     "rusqlite",
     "rustls*",
     "schannel",
+    "schemars*",
     "security-framework*",
     "signal-hook*",
     "socket2",
@@ -72,10 +73,15 @@ const NOT_IN_CORE: [&str; 34] = [
 
 /// A package's closure over normal and build dependencies, resolved for it alone: names and the features switched on.
 fn closure(package: &str) -> BTreeMap<String, BTreeSet<String>> {
+    closure_with(package, &[])
+}
+
+fn closure_with(package: &str, features: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in the workspace");
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--locked", "--offline", "--package", package, "--edges", "normal,build"])
         .args(["--prefix", "none", "--no-dedupe", "--format", "{lib}|{p}|{f}"])
+        .args(features)
         .current_dir(root)
         .output()
         .expect("cargo can be started");
@@ -159,11 +165,27 @@ fn implementations_reach_core_and_their_support_crate_only() {
     }
 }
 
+/// What decodes a provider's bytes does no I/O: without its client, an adapter is built from core's dependencies and a few
+/// pure ones.
 #[test]
-fn nothing_of_ours_links_the_hosts_tls() {
-    let banned = ["openssl*", "native-tls"];
+fn codecs_compile_without_any_client() {
+    let clients = ["hyper*", "h2", "mio", "reqwest*", "ring", "rustls*", "socket2", "ureq*"];
+    for package in ["loomflow-support-model", "loomflow-model-openai", "loomflow-model-anthropic"] {
+        let closure = closure_with(package, &["--no-default-features"]);
+        let found: Vec<&String> =
+            closure.keys().filter(|name| clients.iter().any(|pattern| matches(pattern, name))).collect();
+        assert!(found.is_empty(), "the codec of {package} compiles with {found:?}");
+        let whole = closure_with(package, &[]);
+        assert!(whole.contains_key("reqwest") && whole.contains_key("ring"), "{package} has its client");
+    }
+}
+
+/// One TLS, with one provider of its cryptography.
+#[test]
+fn nothing_of_ours_links_the_hosts_tls_or_a_second_provider() {
+    let banned = ["openssl*", "native-tls", "aws-lc*"];
     for package in workspace().packages.iter().filter(|p| p.manifest_path.as_str().contains("/crates/")) {
-        let closure = closure(&package.name);
+        let closure = closure_with(&package.name, &["--all-features"]);
         let found: Vec<&String> =
             closure.keys().filter(|name| banned.iter().any(|pattern| matches(pattern, name))).collect();
         assert!(found.is_empty(), "{} compiles with {found:?}", package.name);

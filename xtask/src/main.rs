@@ -8,6 +8,7 @@ mod baseline;
 mod bench_tenants;
 mod fuzz;
 mod gate;
+mod prices;
 mod process;
 mod services;
 mod tidy;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
+    /// Makes the embedded price table anew from the pinned release of litellm, or checks it.
+    Prices(prices::Flags),
     /// House rules as code.
     Tidy,
     /// Real servers for tests, on loopback.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
     let root = workspace_root();
     let outcome = match Cli::parse().command {
         Command::Test { fast, full } => gate::run(&root, gate::Breadth::from_flags(fast, full)),
+        Command::Prices(flags) => prices::run(&root, flags),
         Command::Tidy => tidy::run(&root),
         Command::Fuzz(flags) => fuzz::run(&root, &flags),
         Command::Services { action } => services::run(&root, &action),

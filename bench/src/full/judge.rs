@@ -68,7 +68,7 @@ fn expected(
     BTreeMap::from([
         ("run_started", seen.begun()),
         ("end", seen.begun()),
-        ("model_call", model.arrived()),
+        ("model_call", model.arrived() + doubles.invoice.embeddings()),
         ("permission_decision", policy.checks()),
         // Nobody is there to ask, so an ask is a denial.
         ("approval_denied", policy.asked()),

@@ -57,6 +57,7 @@ impl<E: Embedder> Embedder for MeteredEmbedder<E> {
             received += words(text.as_bytes());
             self.watch.look(tenant, Channel::Embedding, text.as_bytes());
         }
+        self.invoice.embedding_arrived();
         self.invoice.received(tenant, received);
         tokio::task::yield_now().await;
         let done = self.inner.embed(ctx, call).await?;

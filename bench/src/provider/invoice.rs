@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One account per tenant, by the tenant's place in the population.
 #[derive(Debug)]
-pub struct Invoice(Box<[Row]>);
+pub struct Invoice {
+    rows: Box<[Row]>,
+    embeddings: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Row {
@@ -34,35 +37,46 @@ impl Invoice {
     /// Empty accounts of `tenants`.
     #[must_use]
     pub fn new(tenants: usize) -> Self {
-        Self((0..tenants).map(|_| Row::default()).collect())
+        Self { rows: (0..tenants).map(|_| Row::default()).collect(), embeddings: AtomicU64::new(0) }
     }
 
     /// Bills received tokens.
     pub fn received(&self, tenant: usize, tokens: u64) {
-        self.0[tenant].input.fetch_add(tokens, Ordering::Relaxed);
+        self.rows[tenant].input.fetch_add(tokens, Ordering::Relaxed);
+    }
+
+    /// Notes that an order for vectors arrived.
+    pub fn embedding_arrived(&self) {
+        self.embeddings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many orders for vectors arrived.
+    #[must_use]
+    pub fn embeddings(&self) -> u64 {
+        self.embeddings.load(Ordering::Relaxed)
     }
 
     /// Takes received tokens off the bill again: the order was refused.
     pub fn refused(&self, tenant: usize, tokens: u64) {
-        self.0[tenant].input.fetch_sub(tokens, Ordering::Relaxed);
+        self.rows[tenant].input.fetch_sub(tokens, Ordering::Relaxed);
     }
 
     /// Bills generated tokens.
     pub fn generated(&self, tenant: usize, tokens: u64) {
-        self.0[tenant].output.fetch_add(tokens, Ordering::Relaxed);
+        self.rows[tenant].output.fetch_add(tokens, Ordering::Relaxed);
     }
 
     /// The tenant's bill.
     #[must_use]
     pub fn account(&self, tenant: usize) -> Account {
-        let row = &self.0[tenant];
+        let row = &self.rows[tenant];
         Account { input: row.input.load(Ordering::Relaxed), output: row.output.load(Ordering::Relaxed) }
     }
 
     /// Everybody's bill together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        (0..self.0.len()).map(|tenant| self.account(tenant).total()).sum()
+        (0..self.rows.len()).map(|tenant| self.account(tenant).total()).sum()
     }
 }
 

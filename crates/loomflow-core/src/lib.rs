@@ -30,6 +30,7 @@ pub mod r#loop;
 mod memory;
 mod message;
 mod model;
+mod outcome;
 mod permissions;
 mod redact;
 mod result;
@@ -77,6 +78,7 @@ pub use model::{
     AdmittedCall, AdmittedEmbed, Delta, Done, EmbedPurpose, Embedded, Embedder, Model, ModelCapabilities,
     ModelRequest, ModelStream, StopReason, estimate_tokens,
 };
+pub use outcome::{IntoToolOutcome, Json};
 pub use permissions::{Decision, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
 pub use redact::{KeepAll, ObjectWriter, Redacted, Redactor, Scrub};
 pub use result::{RunResult, RunStatus, ToolCallReport, ToolStatus};

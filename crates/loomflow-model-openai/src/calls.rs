@@ -244,6 +244,12 @@ mod tests {
     }
 
     #[test]
+    fn a_new_id_counts_even_where_nothing_else_is_new() {
+        let pieces = [piece(Some(0), "a", "get", ""), piece(Some(0), "b", "get", "{}")];
+        assert_eq!(fold(&pieces), ["a get ", "b get {}"]);
+    }
+
+    #[test]
     fn a_missing_index_goes_by_id_and_then_to_the_last_call() {
         let pieces = [
             piece(None, "a", "get", "{"),
@@ -286,6 +292,12 @@ mod tests {
         assert_eq!(fold(&same_mark), ["c get {\"a\":1}", "c#1 search {\"b\":2}", "c#2 search {\"b\":3}"]);
         let same_id = [piece(Some(0), "c", "get", "{}"), piece(Some(1), "c", "get", "{}")];
         assert_eq!(fold(&same_id), ["c get {}", "c#1 get {}"]);
+        let cut = [piece(None, "", "get", "{\"a\":"), piece(None, "", "search", "{}")];
+        assert_eq!(
+            fold(&cut),
+            ["#0 get {\"a\":", "#1 search {}"],
+            "never one call's arguments under another's name"
+        );
         let repeating = [
             piece(Some(0), "", "search", "{\"q\":\"}"),
             piece(Some(0), "", "search", "\\\"x\"}"),

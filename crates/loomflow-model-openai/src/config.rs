@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::encode::{EncodeOptions, MaxTokensField, ServiceTier, StructuredOutput};
 use crate::model::OpenAiModel;
-use crate::price::price_for;
+use crate::price::{listed, price_in};
 
 /// Where OpenAI's own API begins.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
@@ -49,7 +49,7 @@ pub struct OpenAiConfig {
     pub prompt_cache_label: Option<String>,
     /// The price, instead of the table's.
     pub price: Option<Price>,
-    /// The vendor in the price table; `None` takes `openai` for OpenAI's own address and no vendor for any other.
+    /// The vendor in the price table; `None` takes the one whose list prices hold at the server's address, if any.
     pub vendor: Option<String>,
     /// Prompt and answer together, in tokens.
     pub context_window: Option<u64>,
@@ -243,8 +243,8 @@ impl OpenAiConfig {
         } else {
             MaxTokensField::MaxTokens
         });
-        let vendor = self.vendor.as_deref().or(is_openai.then_some("openai"));
-        let price = self.price.or_else(|| price_for(vendor, &options.model, options.service_tier));
+        let listed = listed(self.vendor.as_deref().or(client.list_vendor()), &options.model);
+        let price = self.price.or_else(|| price_in(listed, options.service_tier));
         let image_tokens = self.image_tokens.unwrap_or(if options.model.starts_with("gpt-4o-mini") {
             IMAGE_TOKENS_4O_MINI
         } else {
@@ -252,7 +252,8 @@ impl OpenAiConfig {
         });
         let mut capabilities = ModelCapabilities::default()
             .with_structured_output(options.structured_output == StructuredOutput::JsonSchema);
-        capabilities.context_window = self.context_window;
+        capabilities.context_window =
+            self.context_window.or_else(|| listed.and_then(|model| model.context_window()));
         Ok(OpenAiModel {
             client,
             api_key: self.api_key,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::{OPENAI_BASE_URL, check_header_name};
 use crate::errors::read_error;
 use crate::model::authenticate;
-use crate::price::price_for;
+use crate::price::{listed, price_in};
 use crate::vectors::{self, MAX_TEXTS};
 
 /// The most texts of one request, unless configured otherwise.
@@ -45,7 +45,7 @@ pub struct OpenAiEmbedderConfig {
     pub batch: usize,
     /// The price, instead of the table's.
     pub price: Option<Price>,
-    /// The vendor in the price table; `None` takes `openai` for OpenAI's own address and no vendor for any other.
+    /// The vendor in the price table; `None` takes the one whose list prices hold at the server's address, if any.
     pub vendor: Option<String>,
 }
 
@@ -149,8 +149,8 @@ impl OpenAiEmbedderConfig {
             check_header_name(name)?;
         }
         let client = HttpClient::new("openai", &self.client)?;
-        let vendor = self.vendor.as_deref().or((client.base_url() == OPENAI_BASE_URL).then_some("openai"));
-        let price = self.price.or_else(|| price_for(vendor, &self.name, None));
+        let listed = listed(self.vendor.as_deref().or(client.list_vendor()), &self.name);
+        let price = self.price.or_else(|| price_in(listed, None));
         // A shortened vector is another model's as far as comparing goes.
         let label =
             if self.shorten { format!("{}@{}", self.name, self.dimensions) } else { self.name.clone() };

@@ -108,6 +108,11 @@ mod tests {
             (0..8).fold(json!({"type": "null"}), |schema, _| json!({"type": "array", "items": schema}));
         for (why, inner, required) in [
             ("open", open.clone(), json!(["x"])),
+            (
+                "open in so many words",
+                json!({"type": "object", "properties": {}, "required": [], "additionalProperties": true}),
+                json!(["x"]),
+            ),
             ("optional", json!({"type": "string"}), json!([])),
             ("an unknown keyword", json!({"type": "string", "minLength": 2}), json!(["x"])),
             ("an unknown format", json!({"type": "integer", "format": "uint32"}), json!(["x"])),

@@ -3,18 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use loomflow_core::{Delta, Done, Effect, ErrorKind, Result, StopReason, ToolCall, ToolSpec, Usage};
 use loomflow_model_openai::codec::{PlainDecoder, StreamDecoder};
 use loomflow_support_model::Decode;
 use serde_json::json;
 
-fn tools() -> Vec<Arc<ToolSpec>> {
+static TOOLS: LazyLock<[Arc<ToolSpec>; 2]> = LazyLock::new(|| {
     ["get_weather", "billing.refund"]
         .map(|name| Arc::new(ToolSpec::new(name, "", Effect::Read, json!({"type": "object"})).unwrap()))
-        .to_vec()
-}
+});
 
 fn recorded(name: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/recorded").join(name)).unwrap()
@@ -85,7 +84,7 @@ fn decode(decoder: &mut dyn Decode, pieces: &[&[u8]]) -> Reply {
 }
 
 fn streamed(pieces: &[&[u8]]) -> Reply {
-    decode(&mut StreamDecoder::new(&tools()), pieces)
+    decode(&mut StreamDecoder::new(&*TOOLS), pieces)
 }
 
 fn stream(name: &str) -> Reply {
@@ -93,11 +92,11 @@ fn stream(name: &str) -> Reply {
 }
 
 fn plain_of(body: &str) -> Reply {
-    decode(&mut PlainDecoder::new(&tools()), &[body.as_bytes()])
+    decode(&mut PlainDecoder::new(&*TOOLS), &[body.as_bytes()])
 }
 
 fn plain(name: &str) -> Reply {
-    decode(&mut PlainDecoder::new(&tools()), &[&recorded(name)])
+    decode(&mut PlainDecoder::new(&*TOOLS), &[&recorded(name)])
 }
 
 #[test]
@@ -151,11 +150,11 @@ fn every_split_of_every_recorded_body_is_the_same_reply() {
         let whole = plain(&name);
         assert!(whole.error.is_none(), "{name}: {whole:?}");
         for at in 0..=bytes.len() {
-            let split = decode(&mut PlainDecoder::new(&tools()), &[&bytes[..at], &bytes[at..]]);
+            let split = decode(&mut PlainDecoder::new(&*TOOLS), &[&bytes[..at], &bytes[at..]]);
             assert_eq!(split, whole, "{name} split at {at}");
         }
         for at in 0..bytes.len() - 2 {
-            let cut = decode(&mut PlainDecoder::new(&tools()), &[&bytes[..at]]);
+            let cut = decode(&mut PlainDecoder::new(&*TOOLS), &[&bytes[..at]]);
             assert_eq!(cut.error.unwrap().0, ErrorKind::Truncated, "{name} cut at {at}");
         }
     }

@@ -10,6 +10,7 @@ use reqwest::redirect::Policy;
 use tokio::time::Instant;
 
 use crate::config::{ClientConfig, Timeouts};
+use crate::prices::vendor_of_host;
 use crate::response::{Limits, Response};
 use crate::tls;
 
@@ -112,6 +113,13 @@ impl HttpClient {
         &self.base_url
     }
 
+    /// The vendor whose list prices hold at this address; `None` for any server whose prices only its operator knows.
+    #[must_use]
+    pub fn list_vendor(&self) -> Option<&'static str> {
+        let url = url::Url::parse(&self.base_url).ok()?;
+        (url.scheme() == "https").then(|| vendor_of_host(url.host_str().unwrap_or_default())).flatten()
+    }
+
     /// Sends a call and waits for the head of the answer, whatever its status is.
     ///
     /// # Errors
@@ -186,9 +194,12 @@ impl Auth {
             Self::Bearer(key) => {
                 (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {}", key.expose().trim())))
             }
-            Self::Header(name, key) => {
-                (HeaderName::from_static(name), HeaderValue::from_str(key.expose().trim()))
-            }
+            Self::Header(name, key) => (
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+                    Error::new(ErrorKind::Config, format!("{name:?} is not the name of a header for the key"))
+                })?,
+                HeaderValue::from_str(key.expose().trim()),
+            ),
         };
         // The cause is not attached: it could show the key.
         let mut value = value.map_err(|_| {

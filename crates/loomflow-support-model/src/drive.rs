@@ -9,6 +9,7 @@ use loomflow_core::{Delta, Error, ErrorKind, ModelStream, Result};
 use crate::decode::{Decode, MAX_BODY_BYTES, broke_protocol};
 use crate::response::Response;
 use crate::status::{shown, what_it_is};
+use crate::text::provider_text;
 
 /// How long a connection is waited for after the reply's own end, so that it can be used again.
 const LINGER: Duration = Duration::from_millis(5);
@@ -31,7 +32,7 @@ pub enum Asked {
 ///
 /// # Errors
 ///
-/// [`broke_protocol`] for an answer that is a page. It is not known what such a server did, so the call is charged.
+/// [`broke_protocol`] for an answer that is a page, or compressed. It is not known what such a server did, so the call is charged.
 pub async fn reply_stream(
     mut response: Response,
     asked: Asked,
@@ -40,6 +41,13 @@ pub async fn reply_stream(
 ) -> Result<ModelStream> {
     let media = response.media_type();
     let is_json = media == "application/json" || media.ends_with("+json");
+    if let Some(encoding) = response.header("content-encoding").filter(|encoding| *encoding != "identity") {
+        let message = format!(
+            "the server answered in the encoding {:?}, which it was not offered",
+            provider_text(encoding)
+        );
+        return Err(response.tell(broke_protocol(message)));
+    }
     match (media.as_str(), asked) {
         ("text/html" | "application/xhtml+xml", _) => Err(page(&mut response).await),
         _ if is_json => Ok(drive(response, plain)),

@@ -17,6 +17,7 @@ mod drive;
 mod embed;
 #[cfg(feature = "client")]
 mod key;
+pub mod prices;
 mod report;
 #[cfg(feature = "client")]
 mod response;

@@ -10,6 +10,10 @@
 //! | feature | brings |
 //! |---|---|
 //! | `local` (default) | [`local`]: in-process implementations of every trait |
+//! | `macros` (default) | [`tool`](macro@tool): an async fn becomes a tool; [`schemars`] and [`serde`], which the types of its arguments derive from |
+//! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
+//! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
+//! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
 
 #![forbid(unsafe_code)]
 
@@ -18,14 +22,49 @@ pub use loomflow_core::*;
 #[cfg(feature = "local")]
 pub use loomflow_local as local;
 
+#[cfg(feature = "macros")]
+pub use loomflow_macros::tool;
+#[doc(hidden)]
+#[cfg(feature = "macros")]
+pub use loomflow_support_tool::__tool;
+#[cfg(feature = "macros")]
+pub use loomflow_support_tool::{schemars, serde};
+
+#[cfg(feature = "anthropic")]
+pub use loomflow_model_anthropic as anthropic;
+#[cfg(feature = "cohere")]
+pub use loomflow_model_cohere as cohere;
+#[cfg(feature = "openai")]
+pub use loomflow_model_openai as openai;
+/// What the providers' adapters share: keys, timeouts, token counts and the price table.
+#[cfg(feature = "_provider")]
+pub mod provider {
+    pub use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, EstimateTokens, Timeouts, prices};
+}
+
 /// What most applications need.
 pub mod prelude {
     pub use loomflow_core::{
-        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, Namespace, NanoUsd,
-        PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef, SessionId, Tool, ToolOutcome,
-        ToolSpec, UserId, Window,
+        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, IntoToolOutcome,
+        Json, Namespace, NanoUsd, PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef,
+        SessionId, Tool, ToolOutcome, ToolSpec, UserId, Window,
     };
 
     #[cfg(feature = "local")]
     pub use loomflow_local::*;
+
+    #[cfg(feature = "macros")]
+    pub use loomflow_macros::tool;
+
+    #[cfg(feature = "_provider")]
+    pub use loomflow_support_model::{ApiKey, Timeouts};
+
+    #[cfg(feature = "openai")]
+    pub use loomflow_model_openai::{OpenAiEmbedder, OpenAiModel};
+
+    #[cfg(feature = "anthropic")]
+    pub use loomflow_model_anthropic::AnthropicModel;
+
+    #[cfg(feature = "cohere")]
+    pub use loomflow_model_cohere::CohereEmbedder;
 }

@@ -10,16 +10,14 @@ mod stand_in;
 mod tools;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use loomflow::prelude::*;
 use loomflow::{AuditLog as _, AuditQuery, Notified, Price, UserAgent};
 use stand_in::StandInModel;
-use tools::Refund;
+use tools::refund;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let refunds = Arc::new(AtomicU64::new(0));
     let log = Arc::new(InMemoryAuditLog::new());
     let agent = Agent::builder("You are the support assistant of a small bank.")
         .model(StandInModel::new(Price::per_token(400_000, 1_600_000)))
@@ -34,7 +32,7 @@ async fn main() -> Result<()> {
         .approvers([id("alice")?])
         .audit_log(log.clone())
         .runtime(InProcRuntime::new())
-        .tool(Refund::new(refunds.clone())?)
+        .tool(refund)
         .max_output_tokens(40)
         .build()?;
     let (alice, bob) = (agent.for_user(id("alice")?), agent.for_user(id("bob")?));
@@ -47,7 +45,7 @@ async fn main() -> Result<()> {
     title("What each can do: Alice is staff, Bob is not");
     talk("alice", &alice, "Please refund 20 cents").await?;
     bob_asks_for_a_refund(&alice, &bob).await?;
-    println!("  refunds executed: {}", refunds.load(Ordering::SeqCst));
+    println!("  refunds executed: {}", tools::executed());
 
     title("What each can spend: 260 tokens a day");
     loop {

@@ -1,11 +1,18 @@
-//! Test doubles for application authors: a clock to turn, a model to hold back, and a telemetry sink to look into.
+//! Test doubles for application and adapter authors: a clock to turn, a model to hold back, a telemetry sink, a ledger and an
+//! audit log to look into, a secret store to turn over, and a provider's server that does what a script says.
 //!
 //! None of them is meant for production: they keep everything they see.
 
 mod clock;
 mod gate_model;
+mod records;
+mod scripted_server;
+mod secrets;
 mod telemetry;
 
 pub use clock::{FixedClock, ManualClock};
 pub use gate_model::{GateModel, InvoiceLine};
+pub use records::{HoldRecord, RecordingAudit, RecordingLedger};
+pub use scripted_server::{Action, Exchange, Head, Recorded, Script, ScriptedServer};
+pub use secrets::TenantSecrets;
 pub use telemetry::{Metric, RecordingTelemetry};

@@ -289,7 +289,7 @@ fn failed(error: Error) -> (Outcome, Option<Error>) {
 }
 
 /// Writes the turn into memory. The answer is not given up for it: what fails here is named in the result.
-async fn commit(run: &RunState, mut episode: NewEpisode) -> Option<&'static str> {
+async fn commit(run: &Arc<RunState>, mut episode: NewEpisode) -> Option<&'static str> {
     let write = async {
         if run.agent.embedder.is_some() {
             let text: Vec<&str> =

@@ -128,6 +128,11 @@ impl StreamRun {
         Self(self.0.session(id))
     }
 
+    /// Shows the model an image with the input. See [`Run::image`].
+    pub fn image(self, image: Image) -> Self {
+        Self(self.0.image(image))
+    }
+
     /// Continues (or begins) a conversation.
     pub fn in_session(self, session: SessionId) -> Self {
         Self(self.0.in_session(session))

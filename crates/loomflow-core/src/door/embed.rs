@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::door::guarded;
-use crate::door::model::{reserve, took_no_order};
+use crate::door::model::{Called, Outcome, RecordPromise, request_id, reserve, settle, took_no_order};
 use crate::error::Result;
 use crate::memory::Embedding;
 use crate::model::{AdmittedEmbed, EmbedPurpose, Embedder, embeddings};
 use crate::run::RunState;
+use crate::usage::Usage;
 
 /// The longest a vector may take: recall by words needs none.
 const EMBED_LIMIT: Duration = Duration::from_secs(10);
@@ -16,7 +17,7 @@ const EMBED_LIMIT: Duration = Duration::from_secs(10);
 /// The vector of `text`, or `None` without an embedder.
 ///
 /// Comfort fails open, visibly: a refused, failed or slow embedding leaves recall to words alone, and is counted.
-pub(crate) async fn embed(run: &RunState, text: &Arc<str>, purpose: EmbedPurpose) -> Option<Embedding> {
+pub(crate) async fn embed(run: &Arc<RunState>, text: &Arc<str>, purpose: EmbedPurpose) -> Option<Embedding> {
     let embedder = run.agent.embedder.as_ref()?;
     if text.trim().is_empty() {
         return None;
@@ -31,34 +32,39 @@ pub(crate) async fn embed(run: &RunState, text: &Arc<str>, purpose: EmbedPurpose
     }
 }
 
-/// The vectors of texts, in their order: counted, reserved, made in one call, and settled.
+/// The vectors of texts, in their order: counted, reserved, made in one call, settled and recorded.
 async fn admitted(
-    run: &RunState,
+    run: &Arc<RunState>,
     embedder: &dyn Embedder,
     texts: Vec<Arc<str>>,
     purpose: EmbedPurpose,
 ) -> Result<Vec<Embedding>> {
     let (asked, input) = (texts.len(), texts.iter().map(|text| embedder.count_tokens(text)).sum());
     let reservation = reserve(run, input, 0, 0, embedder.price()).await?;
+    let slot = run.slot().await?;
     let reservation = reservation.sent().await?;
-    match embedder.embed(&run.ctx, AdmittedEmbed::seal(texts, purpose)).await {
+    let called = Called::embedder(embedder);
+    let mut promise = RecordPromise::new(run.clone(), slot, called.clone(), input, embedder.price());
+    let made = embedder.embed(&run.ctx, AdmittedEmbed::seal(texts, purpose)).await;
+    let mut outcome = Outcome { status: "ok", ..Outcome::default() };
+    let (usage, closing) = match &made {
         Ok(done) => {
-            let (usage, closing) = reservation.settle_and_tell(done.usage);
-            run.totals().usage += usage;
-            closing.await?;
-            embeddings(embedder, asked, done)
+            outcome.estimated = done.usage.is_none();
+            reservation.settle_and_tell(done.usage)
         }
         Err(error) => {
-            let unknown = !took_no_order(&error);
-            let closing = if unknown {
-                let (usage, closing) = reservation.settle_and_tell(None);
-                run.totals().usage += usage;
-                closing
+            outcome.status = error.kind().as_str();
+            outcome.request_id = request_id(error);
+            outcome.estimated = !took_no_order(error);
+            if outcome.estimated {
+                reservation.settle_and_tell(None)
             } else {
-                reservation.refund()
-            };
-            closing.await?;
-            Err(error)
+                (Usage::default(), reservation.refund())
+            }
         }
-    }
+    };
+    run.totals().usage += usage;
+    promise.void();
+    settle(run, &called, closing, &usage, outcome).await?;
+    embeddings(embedder, asked, made?)
 }

@@ -15,7 +15,7 @@ use crate::event::EventKind;
 use crate::ledger::{Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled};
 use crate::r#loop::Reply;
 use crate::message::ToolCall;
-use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
+use crate::model::{AdmittedCall, Delta, Done, Embedder, Model, ModelRequest, ModelStream, StopReason};
 use crate::run::RunState;
 use crate::scope::Scope;
 use crate::usage::{Price, Usage};
@@ -98,7 +98,8 @@ async fn attempt(
     request.max_output_tokens = reservation.output_tokens();
     let slot = run.slot().await?;
     let reservation = reservation.sent().await?;
-    let mut promise = RecordPromise::new(run.clone(), slot, input, model.price(), attempt);
+    let mut promise =
+        RecordPromise::new(run.clone(), slot, Called::model(model, attempt), input, model.price());
     let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
     let stream = match opened {
         Ok(stream) => stream,
@@ -123,7 +124,8 @@ async fn attempt(
     let (usage, closing) = reservation.settle_and_tell(reported);
     run.totals().usage += usage;
     promise.void();
-    settle(run, model, closing, &usage, outcome, attempt).await.map_err(Failure::after_the_call)?;
+    let called = Called::model(model, attempt);
+    settle(run, &called, closing, &usage, outcome).await.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
             let reply = Reply { text: text.into(), calls, stop: done.stop, provider_state };
@@ -226,7 +228,7 @@ async fn give_back(
     let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
-    let recorded = record(run, model.name(), attempt, &usage, &outcome).await;
+    let recorded = record(run, &Called::model(model, attempt), &usage, &outcome).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
@@ -235,13 +237,12 @@ async fn give_back(
 }
 
 /// Closes the hold and records the call.
-async fn settle(
+pub(crate) async fn settle(
     run: &RunState,
-    model: &dyn Model,
+    called: &Called,
     closing: Handoff<Result<Settled>>,
     usage: &Usage,
     mut outcome: Outcome<'_>,
-    attempt: u32,
 ) -> Result<()> {
     let settled = closing.await?;
     if settled.excess_tokens > 0 {
@@ -249,7 +250,7 @@ async fn settle(
     }
     count_usage(run, usage);
     outcome.excess_tokens = settled.excess_tokens;
-    record(run, model.name(), attempt, usage, &outcome).await?;
+    record(run, called, usage, &outcome).await?;
     run.warn(settled.warnings).await
 }
 
@@ -267,22 +268,22 @@ pub(crate) fn took_no_order(error: &Error) -> bool {
 }
 
 /// The provider's id of a request that failed, where the adapter tells it.
-fn request_id(error: &Error) -> Option<&str> {
+pub(crate) fn request_id(error: &Error) -> Option<&str> {
     error.context().iter().find(|(key, _)| *key == "request_id").map(|(_, id)| id.as_str())
 }
 
+/// How a call ended, as its record says it.
 #[derive(Default)]
-struct Outcome<'a> {
-    status: &'static str,
-    estimated: bool,
-    excess_tokens: u64,
-    request_id: Option<&'a str>,
+pub(crate) struct Outcome<'a> {
+    pub(crate) status: &'static str,
+    pub(crate) estimated: bool,
+    pub(crate) excess_tokens: u64,
+    pub(crate) request_id: Option<&'a str>,
 }
 
-async fn record(
+pub(crate) async fn record(
     run: &RunState,
-    model: &str,
-    attempt: u32,
+    called: &Called,
     usage: &Usage,
     outcome: &Outcome<'_>,
 ) -> Result<()> {
@@ -290,7 +291,7 @@ async fn record(
         .ctx
         .redactor()
         .object()
-        .name("model", model)
+        .name("model", &called.name)
         .name("status", outcome.status)
         .num("input_tokens", usage.input_tokens)
         .num("output_tokens", usage.output_tokens)
@@ -299,8 +300,11 @@ async fn record(
         payload = payload.num("cached_input_tokens", usage.cached_input_tokens);
         payload = payload.num("cache_write_tokens", usage.cache_write_tokens);
     }
-    if attempt > 1 {
-        payload = payload.num("attempt", attempt.into());
+    if called.embeds {
+        payload = payload.name("operation", "embed");
+    }
+    if called.attempt > 1 {
+        payload = payload.num("attempt", called.attempt.into());
     }
     if outcome.estimated {
         payload = payload.bool("estimated", true);
@@ -314,38 +318,60 @@ async fn record(
     run.audit(Actor::Model, Action::ModelCall, payload.finish()).await
 }
 
+/// Which call a record is about.
+#[derive(Clone)]
+pub(crate) struct Called {
+    name: String,
+    attempt: u32,
+    embeds: bool,
+}
+
+impl Called {
+    fn model(model: &dyn Model, attempt: u32) -> Self {
+        Self { name: model.name().to_owned(), attempt, embeds: false }
+    }
+
+    pub(crate) fn embedder(embedder: &dyn Embedder) -> Self {
+        Self { name: embedder.name().to_owned(), attempt: 1, embeds: true }
+    }
+}
+
 /// The promise that a call which left is recorded: void once the call's end records it, and kept by the closer when the run
 /// goes away in the middle. What was streamed until then counts into the run's totals at once.
-struct RecordPromise {
-    open: Option<(Arc<RunState>, Slot)>,
+pub(crate) struct RecordPromise {
+    open: Option<(Arc<RunState>, Slot, Called)>,
     input: u64,
     streamed: u64,
     price: Option<Price>,
-    attempt: u32,
 }
 
 impl RecordPromise {
-    fn new(run: Arc<RunState>, slot: Slot, input: u64, price: Option<Price>, attempt: u32) -> Self {
-        Self { open: Some((run, slot)), input, streamed: 0, price, attempt }
+    pub(crate) fn new(
+        run: Arc<RunState>,
+        slot: Slot,
+        called: Called,
+        input: u64,
+        price: Option<Price>,
+    ) -> Self {
+        Self { open: Some((run, slot, called)), input, streamed: 0, price }
     }
 
-    fn void(&mut self) {
+    pub(crate) fn void(&mut self) {
         self.open = None;
     }
 }
 
 impl Drop for RecordPromise {
     fn drop(&mut self) {
-        let Some((run, slot)) = self.open.take() else { return };
+        let Some((run, slot, called)) = self.open.take() else { return };
         let usage = Usage::new(self.input, self.streamed);
         let usage = usage.with_cost(self.price.map(|price| price.cost(&usage)).unwrap_or_default());
         run.totals().usage += usage;
-        let attempt = self.attempt;
         drop(Handoff::new(
             slot,
             Box::pin(async move {
                 let outcome = Outcome { status: "cut_off", estimated: true, ..Outcome::default() };
-                record(&run, run.agent.model.name(), attempt, &usage, &outcome).await
+                record(&run, &called, &usage, &outcome).await
             }),
         ));
     }

@@ -90,7 +90,7 @@ pub(crate) async fn drive(run: &Arc<RunState>, task: &Task) -> Result<Outcome> {
 }
 
 /// The assembled prompt: journaled, so that a run that is resumed goes on from the same one.
-async fn prompt(run: &RunState, task: &Task) -> Result<Vec<Message>> {
+async fn prompt(run: &Arc<RunState>, task: &Task) -> Result<Vec<Message>> {
     let agent = &run.agent;
     let native = agent.model.capabilities().structured_output;
     let directive = task.schema.as_ref().filter(|_| !native).map(|schema| {

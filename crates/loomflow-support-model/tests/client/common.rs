@@ -116,7 +116,7 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Optio
     }
 }
 
-/// Everything is text, up to `END`.
+/// Everything is text, up to `END`; a body may also be over after `STOP`.
 #[derive(Default)]
 pub(crate) struct UntilEnd {
     pub(crate) name: &'static str,
@@ -136,7 +136,7 @@ impl Decode for UntilEnd {
             out.push(Delta::Text("before".into()));
             return Err(Error::new(ErrorKind::Overloaded, format!("it said {text} with {KEY}")));
         }
-        self.seen = format!("{}{}", &self.seen[self.seen.len().saturating_sub(2)..], text);
+        self.seen = format!("{}{}", &self.seen[self.seen.len().saturating_sub(3)..], text);
         out.push(Delta::Text(text.as_ref().into()));
         Ok(())
     }
@@ -146,7 +146,8 @@ impl Decode for UntilEnd {
     }
 
     fn finish(&mut self, out: &mut Vec<Delta>) -> Result<()> {
-        if !self.ended() {
+        // Like a reason to stop: more may follow, and need not.
+        if !self.ended() && !self.seen.contains("STOP") {
             return Err(Error::new(ErrorKind::Truncated, "no end"));
         }
         out.push(Delta::Done(Done::without_usage(StopReason::Other(self.name.to_owned()))));

@@ -1,0 +1,11 @@
+//! A tool whose answer is not something the model can be told.
+
+use loomflow::prelude::*;
+
+/// Says what an order costs.
+#[tool(effect = read)]
+pub async fn price(order: u64) -> u64 {
+    order * 2
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! A tool that the model is told nothing about.
+
+use loomflow::prelude::*;
+
+#[tool(effect = external)]
+pub async fn refund(order: u64) -> String {
+    format!("{order} refunded")
+}
+
+fn main() {}
