@@ -6,7 +6,6 @@ use std::sync::Arc;
 use loomflow_core::{Delta, Done, ModelRequest, Result, StopReason, ToolCall, wire_name};
 use loomflow_support_model::{MAX_ARGUMENT_BYTES, MAX_TOOL_SLOTS, broke_protocol};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::errors::not_understood;
@@ -68,7 +67,7 @@ impl State {
 /// A content block as it begins, or whole.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Block {
+pub(crate) struct Block<'a> {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,
@@ -77,12 +76,14 @@ pub(crate) struct Block {
     data: Option<String>,
     id: Option<String>,
     name: Option<String>,
-    input: Option<Value>,
+    /// As it was written: a large one is not taken apart, and no digit of it is lost.
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
 }
 
-impl Block {
+impl<'a> Block<'a> {
     /// Reads a block. Of a kind that is nothing to this adapter, whose members may be anything, only the kind is read.
-    pub(crate) fn read(json: &RawValue) -> Result<Self> {
+    pub(crate) fn read(json: &'a RawValue) -> Result<Self> {
         #[derive(Deserialize)]
         struct Kind {
             #[serde(rename = "type")]
@@ -149,7 +150,7 @@ impl Blocks {
 
     /// A block begins. One that is open under the same index is closed by it: a server that numbers two calls alike has
     /// still made two calls.
-    pub(crate) fn start(&mut self, index: Option<u64>, block: Block, out: &mut Vec<Delta>) -> Result<()> {
+    pub(crate) fn start(&mut self, index: Option<u64>, block: Block<'_>, out: &mut Vec<Delta>) -> Result<()> {
         self.stop(index);
         let slot = match block.kind.as_str() {
             TEXT => {
@@ -263,7 +264,7 @@ impl Blocks {
         out.push(Delta::Done(done));
     }
 
-    fn start_thinking(&mut self, block: Block, out: &mut Vec<Delta>) -> Result<Slot> {
+    fn start_thinking(&mut self, block: Block<'_>, out: &mut Vec<Delta>) -> Result<Slot> {
         let (thinking, signature) = (block.thinking.unwrap_or_default(), block.signature.unwrap_or_default());
         self.keep(BLOCK_BYTES + thinking.len() + signature.len())?;
         if !thinking.is_empty() {
@@ -274,26 +275,27 @@ impl Blocks {
         Ok(Slot::Reasoning(self.reasoning.len() - 1))
     }
 
-    fn start_call(&mut self, block: Block, out: &mut Vec<Delta>) -> Result<Slot> {
+    fn start_call(&mut self, block: Block<'_>, out: &mut Vec<Delta>) -> Result<Slot> {
         if self.calls.len() >= MAX_TOOL_SLOTS {
             return Err(broke_protocol(format!("the reply has more than {MAX_TOOL_SLOTS} tool calls")));
         }
         let name = block.name.filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| broke_protocol("the reply has a tool call without a name"))?;
-        let given = block.input.filter(|input| !matches!(input, Value::Null) && !is_empty_object(input));
-        let arguments = given.map(|input| input.to_string()).unwrap_or_default();
-        if arguments.len() > MAX_ARGUMENT_BYTES {
+        let given =
+            block.input.map(RawValue::get).filter(|input| !is_empty_object(input)).unwrap_or_default();
+        if given.len() > MAX_ARGUMENT_BYTES {
             return Err(broke_protocol(format!(
                 "the arguments of a tool call are longer than {MAX_ARGUMENT_BYTES} bytes"
             )));
         }
         let id = block.id.unwrap_or_default();
-        self.keep(BLOCK_BYTES + id.len() + name.len() + arguments.len())?;
-        let given_whole = !arguments.is_empty();
+        self.keep(BLOCK_BYTES + id.len() + name.len() + given.len())?;
+        let given_whole = !given.is_empty();
         if given_whole {
-            out.push(Delta::Arguments(arguments.as_str().into()));
+            out.push(Delta::Arguments(given.into()));
         }
-        self.calls.push(OpenCall { id, name: self.names.name(&name), arguments, given_whole });
+        let name = self.names.name(&name);
+        self.calls.push(OpenCall { id, name, arguments: given.to_owned(), given_whole });
         Ok(Slot::Call(self.calls.len() - 1))
     }
 
@@ -325,8 +327,9 @@ impl Blocks {
     }
 }
 
-fn is_empty_object(value: &Value) -> bool {
-    value.as_object().is_some_and(serde_json::Map::is_empty)
+fn is_empty_object(json: &str) -> bool {
+    let inner = json.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    inner.is_some_and(|inner| inner.trim().is_empty())
 }
 
 /// The calls that were said to their end. When the tokens ran out, the last one may not have been: acting on half of its

@@ -23,6 +23,8 @@ mod usage;
 #[cfg(feature = "client")]
 pub use config::{AnthropicBuilder, AuthStyle};
 #[cfg(feature = "client")]
+pub use loomflow_support_model::{ApiKey, CountTokens, EstimateTokens, Timeouts};
+#[cfg(feature = "client")]
 pub use model::AnthropicModel;
 pub use settings::{CacheTtl, Effort, ServiceTier, Thinking};
 

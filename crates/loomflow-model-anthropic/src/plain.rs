@@ -1,7 +1,7 @@
 //! Decodes a reply that came whole, as one JSON body.
 
 use loomflow_core::{Delta, Error, ErrorKind, ModelRequest, Result};
-use loomflow_support_model::{Decode, broke_protocol};
+use loomflow_support_model::{BoundedList, Decode, broke_protocol};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,6 +11,9 @@ use crate::usage::{Report, Reports};
 
 /// The largest plain body of a reply: 8 MiB. The longest answer of any model is a fraction of it.
 pub const MAX_PLAIN_BYTES: usize = 8 << 20;
+
+/// The most blocks that a plain reply may have.
+const MAX_BLOCKS: usize = 4_096;
 
 /// Decodes a plain reply of the Messages API to the deltas that the same reply streamed would have.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl PlainDecoder {
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow)]
-    content: Vec<&'a RawValue>,
+    content: BoundedList<&'a RawValue, MAX_BLOCKS>,
     #[serde(default)]
     stop_reason: Option<String>,
     #[serde(default)]
@@ -58,7 +61,7 @@ impl Decode for PlainDecoder {
             Err(why) => return Err(not_a_message(&body, &why)),
         };
         let mut blocks = Blocks::new(std::mem::take(&mut self.names));
-        for (index, block) in (0..).zip(message.content) {
+        for (index, block) in (0..).zip(message.content.0) {
             blocks.start(Some(index), Block::read(block)?, out)?;
             blocks.stop(Some(index));
         }

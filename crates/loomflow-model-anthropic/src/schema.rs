@@ -22,7 +22,7 @@ pub(crate) fn is_native(schema: &Value) -> bool {
     let mut check = Check { root, optional: 0, unions: 0, schemas: 0 };
     // At the root the API wants an object.
     root.get("type").and_then(Value::as_str) == Some("object")
-        && check.schema(schema, &mut Vec::new())
+        && check.schema(schema, 0)
         && check.optional <= MAX_OPTIONAL
         && check.unions <= MAX_UNIONS
 }
@@ -35,17 +35,15 @@ struct Check<'s> {
 }
 
 impl<'s> Check<'s> {
-    /// `through` is the way from the root: the definitions it went through, and how many steps it took.
-    fn schema(&mut self, schema: &'s Value, through: &mut Vec<&'s str>) -> bool {
+    /// A schema that leads back to itself is deeper than any that is allowed.
+    fn schema(&mut self, schema: &'s Value, depth: usize) -> bool {
         self.schemas += 1;
-        if through.len() > MAX_DEPTH || self.schemas > MAX_SCHEMAS {
+        if depth > MAX_DEPTH || self.schemas > MAX_SCHEMAS {
             return false;
         }
         let Some(members) = schema.as_object() else { return false };
-        through.push("");
-        let fits = members.iter().all(|(keyword, value)| self.keyword(members, keyword, value, through));
-        through.pop();
-        fits && Self::says_what_it_is(members)
+        Self::says_what_it_is(members)
+            && members.iter().all(|(keyword, value)| self.keyword(members, keyword, value, depth + 1))
     }
 
     fn says_what_it_is(members: &Map<String, Value>) -> bool {
@@ -61,7 +59,7 @@ impl<'s> Check<'s> {
         members: &'s Map<String, Value>,
         keyword: &str,
         value: &'s Value,
-        through: &mut Vec<&'s str>,
+        depth: usize,
     ) -> bool {
         match keyword {
             "type" => self.kind(value),
@@ -73,15 +71,15 @@ impl<'s> Check<'s> {
             "minItems" => matches!(value.as_u64(), Some(0 | 1)),
             "additionalProperties" => *value == Value::Bool(false),
             "required" => value.as_array().is_some_and(|names| names.iter().all(Value::is_string)),
-            "properties" => self.properties(members, value, through),
-            "items" => self.schema(value, through),
+            "properties" => self.properties(members, value, depth),
+            "items" => self.schema(value, depth),
             "anyOf" => {
                 self.unions += 1;
-                self.all(value, through)
+                self.all(value, depth)
             }
             // Together with references the API refuses it.
-            "allOf" => self.all(value, through) && !mentions_reference(value),
-            "$ref" => self.reference(value, through),
+            "allOf" => self.all(value, depth) && !mentions_reference(value),
+            "$ref" => self.reference(value, depth),
             // Definitions count where they are used.
             "$defs" | "definitions" => value.is_object(),
             _ => REMARKS.contains(&keyword),
@@ -99,38 +97,27 @@ impl<'s> Check<'s> {
         }
     }
 
-    fn properties(
-        &mut self,
-        members: &Map<String, Value>,
-        value: &'s Value,
-        through: &mut Vec<&'s str>,
-    ) -> bool {
+    fn properties(&mut self, members: &Map<String, Value>, value: &'s Value, depth: usize) -> bool {
         let Some(properties) = value.as_object() else { return false };
         let required = |name: &String| members.get("required").is_some_and(|names| lists(names, name));
         self.optional += properties.keys().filter(|name| !required(name)).count();
-        properties.values().all(|property| self.schema(property, through))
+        properties.values().all(|property| self.schema(property, depth))
     }
 
-    fn all(&mut self, value: &'s Value, through: &mut Vec<&'s str>) -> bool {
+    fn all(&mut self, value: &'s Value, depth: usize) -> bool {
         let Some(schemas) = value.as_array() else { return false };
-        !schemas.is_empty() && schemas.iter().all(|schema| self.schema(schema, through))
+        !schemas.is_empty() && schemas.iter().all(|schema| self.schema(schema, depth))
     }
 
     /// A definition of this very schema that does not lead back to itself.
-    fn reference(&mut self, value: &'s Value, through: &mut Vec<&'s str>) -> bool {
+    fn reference(&mut self, value: &'s Value, depth: usize) -> bool {
         let Some(reference) = value.as_str() else { return false };
         let Some((place, name)) = reference.strip_prefix("#/").and_then(|path| path.split_once('/')) else {
             return false;
         };
         let found = matches!(place, "$defs" | "definitions").then(|| self.root.get(place)).flatten();
         let Some(definition) = found.and_then(|definitions| definitions.get(name)) else { return false };
-        if through.contains(&reference) {
-            return false;
-        }
-        through.push(reference);
-        let fits = self.schema(definition, through);
-        through.pop();
-        fits
+        self.schema(definition, depth)
     }
 }
 
@@ -181,15 +168,15 @@ mod tests {
             deep = json!({"type": "array", "items": deep});
         }
         let many = (0..25).map(|i| (format!("m{i}"), json!({"type": "null"}))).collect::<Map<_, _>>();
-        let doubled = (0..30).map(|i| {
+        let nested = (0..8).map(|i| {
             let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
-            (format!("d{i}"), json!({"anyOf": [next, next]}))
+            (format!("d{i}"), json!({"anyOf": vec![next; 30]}))
         });
-        let mut doubled = Value::Object(doubled.collect());
-        doubled["d30"] = json!({"type": "null"});
-        let doubled = json!({"type": "object", "additionalProperties": false, "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": doubled});
+        let mut nested = Value::Object(nested.collect());
+        nested["d8"] = json!({"type": "null"});
+        let nested = json!({"type": "object", "additionalProperties": false, "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": nested});
         for schema in [
-            doubled,
+            nested,
             json!(true),
             json!({"type": "string"}),
             json!({"type": "object", "properties": {}}),

@@ -4,7 +4,8 @@ use loomflow_core::Usage;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// A report of usage as it is on the wire. Counts that are missing, null or no counts at all are not reported.
+/// A report of usage as it is on the wire. Counts that are missing, null or no counts at all are not reported, and neither
+/// are those that no call can have: a server in disorder must not charge somebody's budget of a year.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Report {
@@ -38,7 +39,8 @@ struct Details {
 }
 
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Value::deserialize(deserializer).map(|value| value.as_u64())
+    let count = Value::deserialize(deserializer)?.as_u64();
+    Ok(count.filter(|count| *count <= u64::from(u32::MAX)))
 }
 
 /// Every report of one call, taken together: the largest of each count, since they are cumulative.
@@ -131,9 +133,8 @@ mod tests {
         let mut reports = Reports::default();
         reports.add(&report(r#"{"input_tokens":5,"output_tokens":0}"#), true);
         assert_eq!(reports.usage(false), Some(Usage::new(5, 0)), "a reply that said nothing");
-        let huge =
-            format!(r#"{{"input_tokens":{0},"cache_read_input_tokens":{0},"output_tokens":{0}}}"#, u64::MAX);
+        let huge = format!(r#"{{"input_tokens":{},"output_tokens":{}}}"#, u64::MAX, 1_u64 << 32);
         reports.add(&report(&huge), true);
-        assert_eq!(reports.usage(true).unwrap().input_tokens, u64::MAX);
+        assert_eq!(reports.usage(false), Some(Usage::new(5, 0)), "no call has as many");
     }
 }

@@ -324,6 +324,7 @@ fn a_plain_body_that_is_none_is_a_typed_error() {
         (br#"{"type":"message"}"#, ErrorKind::Transport),
         (br#"{"content":[{"type":"text","text":7}]}"#, ErrorKind::Transport),
         (b"\xff\xfe", ErrorKind::Transport),
+        (format!(r#"{{"content":[{{"type":"text"}}{}]}}"#, r#",{"type":"text"}"#.repeat(5_000)).as_bytes(), ErrorKind::Transport),
         (br#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#, ErrorKind::RateLimited),
         (
             br#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 9 > 8"}}"#,

@@ -193,7 +193,7 @@ fn a_budget_is_asked_for_where_it_can_be() {
         json!({"type": "thinking", "thinking": "", "signature": "c2ln"})
     );
 
-    let foreign: Option<Arc<str>> = Some(r#"{"provider":"openai","blocks":[]}"#.into());
+    let foreign: Option<Arc<str>> = state().map(|own| own.replace("anthropic", "another").into());
     for unknown in [None, foreign, Some("not JSON".into()), Some("[]".into())] {
         let without = ask(in_the_middle(unknown), 9_000);
         assert_eq!(without["thinking"], Value::Null, "the API would refuse it");

@@ -7,11 +7,9 @@ use loomflow_core::{AdmittedEmbed, EmbedPurpose, Embedded, Embedder, Price, Resu
 use loomflow_support_model::{ApiKey, Auth, EmbedBatches, EstimateTokens, HttpClient, Post};
 
 use crate::config::CohereBuilder;
-use crate::wire::{encode, read, read_error};
+use crate::wire::{MAX_TEXTS, encode, read, read_error};
 
 const PATH: &str = "/v2/embed";
-/// The most texts of one request.
-const MAX_TEXTS: usize = 96;
 /// The most tokens of one request, by estimate. The provider's own limit is 128,000.
 const MAX_TOKENS: u64 = 100_000;
 /// The largest answer: 96 vectors of 1,536 numbers in decimal digits are a quarter of it.

@@ -14,6 +14,8 @@ mod wire;
 pub use config::CohereBuilder;
 #[cfg(feature = "client")]
 pub use embedder::CohereEmbedder;
+#[cfg(feature = "client")]
+pub use loomflow_support_model::{ApiKey, Timeouts};
 
 /// The wire format by itself: plain data in and out, no I/O.
 pub mod codec {

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use loomflow_core::{EmbedPurpose, Embedded, Error, ErrorKind, Result, Usage};
-use loomflow_support_model::{Reported, broke_protocol, vectors_in_order};
+use loomflow_support_model::{BoundedList, Reported, broke_protocol, vectors_in_order};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// The most texts of one request.
+pub(crate) const MAX_TEXTS: usize = 96;
+/// The most components of a vector that are read.
+const MAX_DIMENSIONS: usize = 65_536;
 
 #[derive(Serialize)]
 struct Body<'t> {
@@ -56,7 +61,7 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct ByType {
-    float: Vec<Vec<f32>>,
+    float: BoundedList<BoundedList<f32, MAX_DIMENSIONS>, MAX_TEXTS>,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,7 +89,7 @@ pub fn read(answer: &[u8], texts: usize, dimensions: usize) -> Result<Embedded> 
         Ok(answer) => answer,
         Err(why) => return Err(no_answer(answer, &why)),
     };
-    let vectors = answer.embeddings.float.into_iter().map(|vector| (None, vector)).collect();
+    let vectors = answer.embeddings.float.0.into_iter().map(|vector| (None, vector.0)).collect();
     let vectors = vectors_in_order(vectors, texts, dimensions)?;
     let billed = answer.meta.and_then(|meta| meta.billed_units).and_then(|units| tokens(&units.input_tokens));
     Ok(Embedded::new(vectors, billed.map(|tokens| Usage::new(tokens, 0))))

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use loomflow_core::{AdmittedEmbed, Embedded, Embedder, Error, ErrorKind, Price, Result, RunContext, Usage};
-use loomflow_support_model::{ApiKey, Auth, ClientConfig, EstimateTokens, HttpClient, Post, Timeouts};
+use loomflow_core::{AdmittedEmbed, Embedded, Embedder, Error, ErrorKind, Price, Result, RunContext};
+use loomflow_support_model::{
+    ApiKey, Auth, ClientConfig, EmbedBatches, EstimateTokens, HttpClient, Post, Timeouts,
+};
 use serde::Serialize;
 
 use crate::config::{OPENAI_BASE_URL, check_header_name};
@@ -188,16 +190,6 @@ impl OpenAiEmbedder {
         OpenAiEmbedderConfig::new(name, dimensions, api_key)
     }
 
-    /// How many of the first texts one request takes; at least one of any.
-    fn next_batch(&self, texts: &[Arc<str>]) -> usize {
-        let mut tokens = 0_u64;
-        let within = texts.iter().take(self.config.batch).take_while(|text| {
-            tokens = tokens.saturating_add(EstimateTokens::text(text));
-            tokens <= BATCH_TOKENS
-        });
-        within.count().max(1).min(texts.len())
-    }
-
     /// The largest answer to a request with so many texts.
     fn max_bytes(&self, texts: usize) -> usize {
         let vector = self.config.dimensions.saturating_mul(COMPONENT_BYTES).saturating_add(VECTOR_BYTES);
@@ -243,44 +235,12 @@ impl Embedder for OpenAiEmbedder {
 
     async fn embed(&self, ctx: &RunContext, call: AdmittedEmbed) -> Result<Embedded> {
         let auth = authenticate(self.config.key_header, self.config.api_key.resolve(ctx).await?);
-        let mut rest = call.texts();
-        let (mut vectors, mut usage) = (Vec::with_capacity(rest.len()), Some(Usage::default()));
-        while !rest.is_empty() {
-            let (batch, later) = rest.split_at(self.next_batch(rest));
-            let part = self.part(ctx, auth.clone(), batch).await;
-            let part = part.map_err(|error| after(vectors.len(), call.texts().len(), error))?;
-            vectors.extend(part.vectors);
-            usage = match (usage, part.usage) {
-                (Some(mut sum), Some(part)) => {
-                    sum += part;
-                    Some(sum)
-                }
-                // What one part used is not known, so neither is the sum.
-                _ => None,
-            };
-            rest = later;
+        let mut batches = EmbedBatches::new(call.texts(), self.config.batch, BATCH_TOKENS);
+        while let Some(batch) = batches.next_batch() {
+            batches.add(self.part(ctx, auth.clone(), batch).await)?;
         }
-        Ok(Embedded::new(vectors, usage))
+        Ok(batches.finish())
     }
-}
-
-/// The error of a later part. The earlier ones were billed, so the order as a whole was taken.
-fn after(done: usize, of: usize, error: Error) -> Error {
-    if done == 0 {
-        return error;
-    }
-    let kind = match error.kind() {
-        kind @ (ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::Internal) => kind,
-        _ => ErrorKind::Transport,
-    };
-    let message = format!("after {done} of {of} texts were embedded: {}", error.message());
-    let wrapped = Error::new(kind, message).with_retryable(error.is_retryable());
-    let wrapped = error.context().iter().fold(wrapped, |e, (name, value)| e.with_context(name, value));
-    match error.retry_after() {
-        Some(wait) => wrapped.with_retry_after(wait),
-        None => wrapped,
-    }
-    .with_source(error)
 }
 
 impl fmt::Debug for OpenAiEmbedder {

@@ -1,12 +1,11 @@
 //! An embeddings answer, read and checked.
 
 use std::fmt;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loomflow_core::{Embedded, Result, Usage};
-use loomflow_support_model::broke_protocol;
+use loomflow_support_model::{broke_protocol, vectors_in_order};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -57,29 +56,9 @@ pub(crate) fn read(answer: &[u8], texts: usize, dimensions: usize) -> Result<Emb
     }
     let used = parsed.usage.and_then(|report| report.prompt_tokens.0.or(report.total_tokens.0));
     let used = used.filter(|tokens| (1..=u64::from(u32::MAX)).contains(tokens));
-    let vectors = in_order(parsed.data.0, texts)?;
-    if let Some(wrong) = vectors.iter().find(|vector| vector.len() != dimensions) {
-        return Err(broke_protocol(format!(
-            "a vector has {} components where {dimensions} are configured",
-            wrong.len()
-        )));
-    }
+    let vectors = parsed.data.0.into_iter().map(|entry| (entry.index.0, entry.embedding.0)).collect();
+    let vectors = vectors_in_order(vectors, texts, dimensions)?;
     Ok(Embedded::new(vectors, used.map(|tokens| Usage::new(tokens, 0))))
-}
-
-fn in_order(entries: Vec<Entry>, texts: usize) -> Result<Vec<Arc<[f32]>>> {
-    let count = entries.len();
-    let mut places: Vec<Option<Arc<[f32]>>> = vec![None; texts];
-    for (at, entry) in entries.into_iter().enumerate() {
-        let index = entry.index.0.map_or(Some(at), |index| usize::try_from(index).ok());
-        let place = index.and_then(|index| places.get_mut(index)).filter(|place| place.is_none());
-        let Some(place) = place else {
-            return Err(broke_protocol("a vector's index names no text, or one that has a vector"));
-        };
-        *place = Some(entry.embedding.0.into());
-    }
-    let vectors: Option<Vec<_>> = places.into_iter().collect();
-    vectors.ok_or_else(|| broke_protocol(format!("the answer has {count} vectors for {texts} texts")))
 }
 
 /// Finite numbers, from base64 of little-endian floats or from a list.

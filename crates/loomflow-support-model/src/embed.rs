@@ -125,12 +125,13 @@ pub fn vectors_in_order(
         if !vector.iter().all(|component| component.is_finite()) {
             return Err(broke_protocol("a vector has a component that is not a finite number"));
         }
-        let index = index.map_or(Some(at), |index| usize::try_from(index).ok());
-        let place = index.and_then(|index| places.get_mut(index)).filter(|place| place.is_none());
+        let place = index.map_or(Some(at), |index| usize::try_from(index).ok());
+        let place = place.and_then(|place| places.get_mut(place)).filter(|place| place.is_none());
         let Some(place) = place else {
-            return Err(broke_protocol(format!(
-                "the answer has {count} vectors for {texts} texts, and one for no text or for a text that has one"
-            )));
+            return Err(broke_protocol(match index {
+                Some(_) => "a vector's index names no text, or one that has a vector".to_owned(),
+                None => format!("the answer has {count} vectors for {texts} texts"),
+            }));
         };
         *place = Some(vector.into());
     }
@@ -222,6 +223,7 @@ mod tests {
             &[(None, one)][..],
             &[(None, one), (None, one), (None, one)],
             &[(Some(0), one), (Some(0), two)],
+            &[(Some(0), one), (Some(1), two), (Some(1), two)],
             &[(Some(0), one), (Some(40_000_000), two)],
             &[(Some(0), one), (Some(u64::MAX), two)],
             &[(None, one), (None, &[])],

@@ -17,6 +17,7 @@ mod drive;
 mod embed;
 #[cfg(feature = "client")]
 mod key;
+mod list;
 pub mod prices;
 mod report;
 #[cfg(feature = "client")]
@@ -39,6 +40,7 @@ pub use decode::{
     Decode, MAX_ARGUMENT_BYTES, MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_TOOL_SLOTS, broke_protocol,
 };
 pub use embed::{EmbedBatches, vectors_in_order};
+pub use list::BoundedList;
 pub use report::Reported;
 pub use text::{MAX_PROVIDER_TEXT, provider_text};
 pub use tokens::{CountTokens, EstimateTokens};
