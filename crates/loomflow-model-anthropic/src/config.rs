@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loomflow_core::{Error, ErrorKind, Price, Result};
+use loomflow_support_model::prices::ModelPrice;
 use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, HttpClient, Timeouts};
 use serde_json::Value;
 
 use crate::model::{AnthropicModel, Parts, Unusable};
+use crate::price::{listed, price_for};
 use crate::settings::{CacheTtl, Effort, ServiceTier, Settings, Thinking};
 use crate::tokens::ClaudeTokens;
 
@@ -40,6 +42,7 @@ pub struct AnthropicBuilder {
     auth: AuthStyle,
     betas: Vec<String>,
     price: Option<Price>,
+    vendor: Option<String>,
     counter: Option<Arc<dyn CountTokens>>,
     context_window: Option<u64>,
 }
@@ -54,6 +57,7 @@ impl AnthropicBuilder {
             auth: AuthStyle::default(),
             betas: Vec::new(),
             price: None,
+            vendor: None,
             counter: None,
             context_window: None,
         }
@@ -157,6 +161,13 @@ impl AnthropicBuilder {
         self
     }
 
+    /// Sets the vendor under which the price table knows the model. Without this it is the one whose list prices hold at the
+    /// server's address, if any.
+    pub fn vendor(mut self, vendor: impl Into<String>) -> Self {
+        self.vendor = Some(vendor.into());
+        self
+    }
+
     /// Sets the price. Without this it is the list price where that is known.
     pub fn price(mut self, price: Price) -> Self {
         self.price = Some(price);
@@ -169,7 +180,7 @@ impl AnthropicBuilder {
         self
     }
 
-    /// Sets how many tokens prompt and answer may have together.
+    /// Sets how many tokens prompt and answer may have together. Without this it is what the price table says, if anything.
     pub fn context_window(mut self, tokens: u64) -> Self {
         self.context_window = Some(tokens);
         self
@@ -211,14 +222,16 @@ impl AnthropicBuilder {
 
     fn with_client(self, client: Result<HttpClient, Unusable>) -> AnthropicModel {
         let counter = self.counter.unwrap_or_else(|| Arc::new(ClaudeTokens::of(&self.settings.model)));
+        let at_home = client.as_ref().ok().and_then(HttpClient::list_vendor);
+        let listed = listed(self.vendor.as_deref().or(at_home), &self.settings.model);
         AnthropicModel::from_parts(Parts {
+            price: self.price.or_else(|| price_for(listed, self.settings.cache)),
+            context_window: self.context_window.or_else(|| listed.and_then(ModelPrice::context_window)),
             settings: self.settings,
             client,
             api_key: self.api_key,
             auth: self.auth,
-            price: self.price,
             counter,
-            context_window: self.context_window,
         })
     }
 }

@@ -13,6 +13,8 @@ mod families;
 #[cfg(feature = "client")]
 mod model;
 mod plain;
+#[cfg(feature = "client")]
+mod price;
 mod schema;
 mod settings;
 mod stream;

@@ -13,7 +13,7 @@ use crate::config::{AnthropicBuilder, AuthStyle};
 use crate::encode::encode;
 use crate::errors::read_error;
 use crate::plain::PlainDecoder;
-use crate::settings::{CacheTtl, Settings};
+use crate::settings::Settings;
 use crate::stream::StreamDecoder;
 
 const PATH: &str = "/v1/messages";
@@ -102,7 +102,7 @@ impl Model for AnthropicModel {
     }
 
     fn price(&self) -> Option<Price> {
-        self.0.price.or_else(|| price_for(self.name(), self.0.settings.cache))
+        self.0.price
     }
 
     fn count_tokens(&self, request: &ModelRequest) -> u64 {
@@ -116,9 +116,4 @@ impl Model for AnthropicModel {
     async fn stream(&self, ctx: &RunContext, call: AdmittedCall) -> Result<ModelStream> {
         self.post(ctx, call.request()).await.map_err(|error| error.with_operation("anthropic.messages"))
     }
-}
-
-/// The list price of a model, where it is known. What is written to the cache is charged by how long it is kept.
-fn price_for(_model: &str, _ttl: Option<CacheTtl>) -> Option<Price> {
-    None
 }

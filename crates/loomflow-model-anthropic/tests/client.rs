@@ -204,7 +204,17 @@ async fn what_cannot_be_used_is_told() {
 async fn a_model_says_what_it_is() {
     let model = AnthropicModel::new("claude-sonnet-4-5", key());
     assert_eq!(model.name(), "claude-sonnet-4-5");
-    assert!(model.capabilities().structured_output && model.capabilities().context_window.is_none());
+    assert!(model.capabilities().structured_output);
+    assert_eq!(model.capabilities().context_window, Some(200_000), "as the price table says");
+    let listed = Price::per_token(3_000_000, 15_000_000);
+    assert_eq!(model.price(), Some(listed.with_cache(300_000, 3_750_000)));
+    let hour =
+        AnthropicModel::builder("claude-sonnet-4-5").prompt_caching(CacheTtl::OneHour).build().unwrap();
+    assert_eq!(hour.price(), Some(listed.with_cache(300_000, 6_000_000)), "an hour in the cache costs more");
+    let elsewhere = builder("http://localhost").build().unwrap();
+    assert_eq!(elsewhere.price(), None, "another server's prices are not known");
+    assert!(builder("http://localhost").vendor("anthropic").build().unwrap().price().is_some());
+    assert_eq!(AnthropicModel::new("claude-sonnet-4-5-of-tomorrow", key()).price(), None);
     assert!(!format!("{model:?}").contains(KEY), "{model:?}");
     let price = Price::per_token(3_000_000, 15_000_000);
     let model = AnthropicModel::builder("x")

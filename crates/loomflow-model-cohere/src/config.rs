@@ -27,6 +27,7 @@ pub struct CohereBuilder {
     dimensions: Option<usize>,
     output_dimension: Option<usize>,
     price: Option<Price>,
+    vendor: Option<String>,
 }
 
 impl CohereBuilder {
@@ -38,6 +39,7 @@ impl CohereBuilder {
             dimensions: None,
             output_dimension: None,
             price: None,
+            vendor: None,
         }
     }
 
@@ -90,6 +92,13 @@ impl CohereBuilder {
         self
     }
 
+    /// Sets the vendor under which the price table knows the model. Without this it is the one whose list prices hold at the
+    /// server's address, if any.
+    pub fn vendor(mut self, vendor: impl Into<String>) -> Self {
+        self.vendor = Some(vendor.into());
+        self
+    }
+
     /// Sets the price. Without this it is the list price where that is known.
     pub fn price(mut self, price: Price) -> Self {
         self.price = Some(price);
@@ -122,13 +131,16 @@ impl CohereBuilder {
         if self.client.base_url.trim().trim_end_matches('/').ends_with("/v2") {
             return refuse("the base URL ends with /v2: give the server's root alone".to_owned());
         }
+        let client = HttpClient::new("cohere", &self.client)?;
         let label = match self.output_dimension {
             Some(components) => format!("{}@{components}", self.name),
             None => self.name.clone(),
         };
         Ok(CohereEmbedder::from_parts(Parts {
-            client: HttpClient::new("cohere", &self.client)?,
-            price: self.price.or_else(|| price_for(&self.name)),
+            price: self
+                .price
+                .or_else(|| price_for(self.vendor.as_deref().or(client.list_vendor()), &self.name)),
+            client,
             model: self.name,
             label,
             api_key: self.api_key,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{AdmittedEmbed, EmbedPurpose, Embedded, Embedder, Price, Result, RunContext};
+use loomflow_support_model::prices::{CacheTtl, PriceTable, ServiceTier};
 use loomflow_support_model::{ApiKey, Auth, EmbedBatches, EstimateTokens, HttpClient, Post};
 
 use crate::config::CohereBuilder;
@@ -103,7 +104,7 @@ impl Embedder for CohereEmbedder {
     }
 }
 
-/// The list price of a model, where it is known.
-pub(crate) fn price_for(_model: &str) -> Option<Price> {
-    None
+/// The list price of a vendor's model, where it is known.
+pub(crate) fn price_for(vendor: Option<&str>, model: &str) -> Option<Price> {
+    PriceTable::embedded().price(vendor?, model, ServiceTier::Default, CacheTtl::FiveMinutes)
 }

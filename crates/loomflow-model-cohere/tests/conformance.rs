@@ -207,6 +207,12 @@ mod client {
         let usual =
             CohereEmbedder::new("embed-english-light-v3.0", Arc::new(Secret::new(KEY.to_owned()))).unwrap();
         assert_eq!((usual.name(), usual.dimensions()), ("embed-english-light-v3.0", 384));
+        assert_eq!(usual.price().map(|price| price.input), Some(100_000), "the list price");
+        assert_eq!(
+            builder("http://localhost").build().unwrap().price(),
+            None,
+            "another server's is not known"
+        );
         assert_eq!(CohereEmbedder::builder("mine").dimensions(7).build().unwrap().dimensions(), 7);
     }
 }

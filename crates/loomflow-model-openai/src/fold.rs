@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use loomflow_core::{Delta, Done, Result, StopReason, ToolSpec};
+use loomflow_core::{Delta, Done, Error, ErrorKind, Result, StopReason, ToolSpec};
 use loomflow_support_model::provider_text;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -72,7 +72,12 @@ impl Fold {
     }
 
     /// The calls, what is to be given back, and the end.
-    pub(crate) fn finish(&mut self, out: &mut Vec<Delta>) {
+    pub(crate) fn finish(&mut self, out: &mut Vec<Delta>) -> Result<()> {
+        if let Some(reason @ ("error" | "abort")) = self.finish.as_deref() {
+            // Half an answer, with half a call perhaps, must not pass for one.
+            let message = format!("the provider gave the reply up (finish_reason {reason:?})");
+            return Err(Error::new(ErrorKind::Overloaded, message));
+        }
         let calls = !self.calls.is_empty();
         self.calls.finish(out);
         if let Some(thought) = self.thought.take().filter(|thought| calls && thought.fits()) {
@@ -85,6 +90,7 @@ impl Fold {
             Some(usage) => Done::new(usage, stop),
             None => Done::without_usage(stop),
         }));
+        Ok(())
     }
 
     fn take_groq(&mut self, groq: &RawValue) {

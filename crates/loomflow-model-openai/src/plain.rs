@@ -53,8 +53,7 @@ impl Decode for PlainDecoder {
         if !self.fold.take(chunk, out)? {
             return Err(broke_protocol("the reply has no choice of index 0"));
         }
-        self.fold.finish(out);
-        Ok(())
+        self.fold.finish(out)
     }
 }
 

@@ -55,8 +55,7 @@ impl Decode for StreamDecoder {
                 "the stream ended without a finish_reason and without [DONE]",
             ));
         }
-        self.reply.fold.finish(out);
-        Ok(())
+        self.reply.fold.finish(out)
     }
 }
 

@@ -247,6 +247,7 @@ fn errors_within_a_stream_are_typed_and_follow_its_text() {
         ("data: oops", ErrorKind::Transport),
         ("data: [1,2", ErrorKind::Transport),
         ("data: {\"choices\":7}", ErrorKind::Transport),
+        ("data: {\"choices\":[{\"index\":0,\"finish_reason\":\"error\"}]}", ErrorKind::Overloaded),
     ] {
         let reply = streamed(&[format!("{event}\n\ndata: [DONE]\n\n").as_bytes()]);
         assert_eq!(reply.error.as_ref().map(|(kind, _)| *kind), Some(kind), "{event}: {reply:?}");

@@ -48,7 +48,7 @@ mod tests {
     fn a_list_is_read_up_to_its_bound() {
         let read = |json| serde_json::from_str::<BoundedList<u8, 2>>(json);
         assert_eq!(read("[1,2]").unwrap().0, [1, 2]);
-        assert_eq!(read("[]").unwrap().0, []);
+        assert!(read("[]").unwrap().0.is_empty());
         assert!(read("[1,2,3]").unwrap_err().to_string().contains("at most 2"));
         assert!(read("null").is_err() && read("[300]").is_err());
     }

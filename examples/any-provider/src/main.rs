@@ -12,7 +12,6 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use loomflow::Model;
 use loomflow::prelude::*;
 
