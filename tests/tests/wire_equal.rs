@@ -44,13 +44,12 @@ fn model(way: Way, url: &str) -> Arc<dyn Model> {
                 .unwrap(),
         ),
         Wire::Anthropic => Arc::new(
-            AnthropicModel::builder("double")
-                .base_url(url)
-                .api_key(key)
-                .streaming(way.streaming)
+            AnthropicModel::builder("double", key)
+                .with_base_url(url)
+                .with_streaming(way.streaming)
                 // The name is none that the adapter knows to constrain its answers.
-                .native_structured_output(true)
-                .price(price)
+                .with_native_structured_output(true)
+                .with_price(price)
                 .build()
                 .unwrap(),
         ),

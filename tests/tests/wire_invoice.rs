@@ -69,12 +69,11 @@ fn model(wire: Wire, url: &str, streaming: bool) -> Arc<dyn Model> {
                 .unwrap(),
         ),
         Wire::Anthropic => Arc::new(
-            AnthropicModel::builder("double")
-                .base_url(url)
-                .api_key(key())
-                .streaming(streaming)
-                .price(price())
-                .token_counter(Arc::new(CountWords))
+            AnthropicModel::builder("double", key())
+                .with_base_url(url)
+                .with_streaming(streaming)
+                .with_price(price())
+                .with_token_counter(Arc::new(CountWords))
                 .build()
                 .unwrap(),
         ),

@@ -77,7 +77,7 @@ impl<H: Sync> Case<H> {
         Self { suite, name, isolation, run }
     }
 
-    /// The suite: `memory`, `ledger`, `audit`, `approvals`, `runtime` or `tool_cache`.
+    /// The suite: `memory`, `ledger`, `audit`, `approvals`, `runtime`, `tool_cache` or `models`.
     #[must_use]
     pub fn suite(&self) -> &'static str {
         self.suite

@@ -40,6 +40,15 @@
 //! # fn main() {}
 //! ```
 //!
+//! # For an author of a model adapter
+//!
+//! [`models!`](crate::models!) runs an adapter that speaks HTTP against a server which does what a script says: cut at every byte,
+//! split at every byte, stalled, endless, redirected, answered with a page. You write a [`models::Wire`]: how the adapter is
+//! built for an address, and what the provider's replies look like as bytes. What must be charged is counted by the suite.
+//! For faults of your wire alone there is [`doubles::ScriptedServer`] itself, and [`doubles::PeakMemory`].
+//!
+//! # Of every suite
+//!
 //! ## Outcomes
 //!
 //! A case passes, fails (it panics, with a sentence), or is *unsupported*: the backend declares, by
@@ -74,7 +83,8 @@
 //! # For an application author
 //!
 //! [`doubles`] has a clock to turn, a model that holds its calls until as many as you want are in flight and keeps a
-//! provider's invoice, and a telemetry sink that records.
+//! provider's invoice, a telemetry sink, a ledger and an audit log that record, a secret store with a value per tenant, and a
+//! provider's server that does what a script says.
 
 #![forbid(unsafe_code)]
 
@@ -85,6 +95,7 @@ pub mod doubles;
 mod fixture;
 pub mod ledger;
 pub mod memory;
+pub mod models;
 pub mod naughty;
 mod plant;
 pub mod runtime;

@@ -5,7 +5,7 @@
 mod reference;
 
 use loomflow_conformance::ledger::Instance;
-use loomflow_conformance::{Verdict, approvals, audit, ledger, memory, runtime, tool_cache};
+use loomflow_conformance::{Verdict, approvals, audit, ledger, memory, models, runtime, tool_cache};
 use loomflow_core::BudgetConfig;
 use reference::Bug;
 
@@ -33,12 +33,17 @@ async fn tool_cache() -> tool_cache::Harness {
     reference::others::cache(Bug::Clean)
 }
 
+async fn models() -> models::Harness {
+    reference::model_wire::harness(Bug::Clean)
+}
+
 loomflow_conformance::memory!(memory);
 loomflow_conformance::ledger!(ledger);
 loomflow_conformance::approvals!(approvals);
 loomflow_conformance::audit!(audit);
 loomflow_conformance::runtime!(runtime);
 loomflow_conformance::tool_cache!(tool_cache);
+loomflow_conformance::models!(models);
 
 macro_rules! names {
     ($suite:ident) => {
@@ -54,6 +59,7 @@ fn the_tests_are_the_list() {
     assert_eq!(audit_cases::NAMES, names!(audit));
     assert_eq!(runtime_cases::NAMES, names!(runtime));
     assert_eq!(tool_cache_cases::NAMES, names!(tool_cache));
+    assert_eq!(models_cases::NAMES, names!(models));
 }
 
 #[test]
@@ -66,7 +72,7 @@ fn every_suite_has_isolation_cases_and_names_no_case_twice() {
             all.extend($suite::cases().iter().map(|case| (case.suite(), case.name())));
         )*};
     }
-    check!(memory ledger approvals audit runtime tool_cache);
+    check!(memory ledger approvals audit runtime tool_cache models);
     let count = all.len();
     all.sort_unstable();
     all.dedup();

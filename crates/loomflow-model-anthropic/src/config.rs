@@ -34,7 +34,7 @@ pub enum AuthStyle {
 /// Sets up an [`AnthropicModel`]. Made by [`AnthropicModel::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is made before `build`"]
-pub struct AnthropicBuilder {
+pub struct AnthropicConfig {
     settings: Settings,
     client: ClientConfig,
     timeouts: Option<Timeouts>,
@@ -47,13 +47,14 @@ pub struct AnthropicBuilder {
     context_window: Option<u64>,
 }
 
-impl AnthropicBuilder {
-    pub(crate) fn new(name: String) -> Self {
+impl AnthropicConfig {
+    /// The model `name`, with the key its calls are made with, or where that comes from.
+    pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
         Self {
             settings: Settings::new(name),
             client: ClientConfig::new(BASE_URL),
             timeouts: None,
-            api_key: ApiKey::none(),
+            api_key: api_key.into(),
             auth: AuthStyle::default(),
             betas: Vec::new(),
             price: None,
@@ -63,125 +64,119 @@ impl AnthropicBuilder {
         }
     }
 
-    /// Sets the key, or where it comes from; without one none is sent.
-    pub fn api_key(mut self, key: impl Into<ApiKey>) -> Self {
-        self.api_key = key.into();
-        self
-    }
-
     /// Sets how the key travels.
-    pub fn auth_style(mut self, style: AuthStyle) -> Self {
+    pub fn with_auth_style(mut self, style: AuthStyle) -> Self {
         self.auth = style;
         self
     }
 
     /// Sets the server's root, without `/v1`. The default is `https://api.anthropic.com`.
-    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+    pub fn with_base_url(mut self, url: impl Into<String>) -> Self {
         self.client = self.client.with_base_url(url);
         self
     }
 
     /// Sets how long the parts of a call may take. Without this they are the defaults of [`Timeouts`], except that the
     /// headers of a plain reply, which come when all of it is generated, may take ten minutes.
-    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = Some(timeouts);
         self
     }
 
     /// Trusts the certificate authorities in `pem` beside the platform's.
-    pub fn ca_certificates(mut self, pem: impl Into<String>) -> Self {
+    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
         self.client = self.client.with_ca_certificates(pem);
         self
     }
 
     /// Sends every request through a proxy. The environment's settings are not read.
-    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
         self.client = self.client.with_proxy(url);
         self
     }
 
-    /// Sends a header with every request. Not for a key: that is [`AnthropicBuilder::api_key`].
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+    /// Sends a header with every request. Not for a key: that is [`AnthropicConfig::api_key`].
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.client = self.client.with_header(name, value);
         self
     }
 
     /// Asks for a feature in beta, by its name in the header `anthropic-beta`.
-    pub fn beta(mut self, name: impl Into<String>) -> Self {
+    pub fn with_beta(mut self, name: impl Into<String>) -> Self {
         self.betas.push(name.into());
         self
     }
 
     /// Streams replies, the default, or asks for them whole.
-    pub fn streaming(mut self, yes: bool) -> Self {
+    pub fn with_streaming(mut self, yes: bool) -> Self {
         self.settings = self.settings.with_stream(yes);
         self
     }
 
     /// Sets whether the model reasons before it answers.
-    pub fn thinking(mut self, thinking: Thinking) -> Self {
+    pub fn with_thinking(mut self, thinking: Thinking) -> Self {
         self.settings = self.settings.with_thinking(thinking);
         self
     }
 
     /// Sets how much the model spends on an answer.
-    pub fn effort(mut self, effort: Effort) -> Self {
+    pub fn with_effort(mut self, effort: Effort) -> Self {
         self.settings = self.settings.with_effort(effort);
         self
     }
 
     /// Caches the prompt's beginning at the provider: tools, instructions and the conversation so far.
-    pub fn prompt_caching(mut self, ttl: CacheTtl) -> Self {
+    pub fn with_prompt_caching(mut self, ttl: CacheTtl) -> Self {
         self.settings = self.settings.with_cache(Some(ttl));
         self
     }
 
     /// Sets which capacity serves the calls.
-    pub fn service_tier(mut self, tier: ServiceTier) -> Self {
+    pub fn with_service_tier(mut self, tier: ServiceTier) -> Self {
         self.settings = self.settings.with_service_tier(tier);
         self
     }
 
     /// Sets the temperature, 0.0 to 1.0. It is left out of calls that ask for reasoning, and the latest models take none.
-    pub fn temperature(mut self, temperature: f64) -> Self {
+    pub fn with_temperature(mut self, temperature: f64) -> Self {
         self.settings = self.settings.with_temperature(temperature);
         self
     }
 
     /// Says whether schemas of answers go into the API's own member for them. Without this the model's name decides. A
     /// schema that does not go there goes into the instructions.
-    pub fn native_structured_output(mut self, yes: bool) -> Self {
+    pub fn with_native_structured_output(mut self, yes: bool) -> Self {
         self.settings = self.settings.with_native_schema(yes);
         self
     }
 
     /// Adds a member to every request's body.
-    pub fn extra(mut self, name: impl Into<String>, value: Value) -> Self {
+    pub fn with_extra(mut self, name: impl Into<String>, value: Value) -> Self {
         self.settings = self.settings.with_extra(name, value);
         self
     }
 
     /// Sets the vendor under which the price table knows the model. Without this it is the one whose list prices hold at the
     /// server's address, if any.
-    pub fn vendor(mut self, vendor: impl Into<String>) -> Self {
+    pub fn with_vendor(mut self, vendor: impl Into<String>) -> Self {
         self.vendor = Some(vendor.into());
         self
     }
 
     /// Sets the price. Without this it is the list price where that is known.
-    pub fn price(mut self, price: Price) -> Self {
+    pub fn with_price(mut self, price: Price) -> Self {
         self.price = Some(price);
         self
     }
 
     /// Counts tokens with `counter`. Without this they are estimated, leaning high.
-    pub fn token_counter(mut self, counter: Arc<dyn CountTokens>) -> Self {
+    pub fn with_token_counter(mut self, counter: Arc<dyn CountTokens>) -> Self {
         self.counter = Some(counter);
         self
     }
 
     /// Sets how many tokens prompt and answer may have together. Without this it is what the price table says, if anything.
-    pub fn context_window(mut self, tokens: u64) -> Self {
+    pub fn with_context_window(mut self, tokens: u64) -> Self {
         self.context_window = Some(tokens);
         self
     }
@@ -196,7 +191,7 @@ impl AnthropicBuilder {
         Ok(self.with_client(Ok(client)))
     }
 
-    /// The model; one whose every call fails with the reason, where [`AnthropicBuilder::build`] would have failed.
+    /// The model; one whose every call fails with the reason, where [`AnthropicConfig::build`] would have failed.
     pub(crate) fn build_anyway(self) -> AnthropicModel {
         let client = self.client().map_err(|error| Unusable::because(&error));
         self.with_client(client)

@@ -23,7 +23,7 @@ mod tokens;
 mod usage;
 
 #[cfg(feature = "client")]
-pub use config::{AnthropicBuilder, AuthStyle};
+pub use config::{AnthropicConfig, AuthStyle};
 #[cfg(feature = "client")]
 pub use loomflow_support_model::{ApiKey, CountTokens, EstimateTokens, Timeouts};
 #[cfg(feature = "client")]

@@ -9,7 +9,7 @@ use loomflow_core::{
 };
 use loomflow_support_model::{ApiKey, Asked, Auth, CountTokens, HttpClient, Post, reply_stream};
 
-use crate::config::{AnthropicBuilder, AuthStyle};
+use crate::config::{AnthropicConfig, AuthStyle};
 use crate::encode::encode;
 use crate::errors::read_error;
 use crate::plain::PlainDecoder;
@@ -56,15 +56,15 @@ impl Unusable {
 impl AnthropicModel {
     /// The model of that name at Anthropic, streamed, everything else as the provider has it.
     ///
-    /// A name that cannot be a model's is told at the first call; [`AnthropicBuilder::build`] tells it at once.
+    /// A name that cannot be a model's is told at the first call; [`AnthropicConfig::build`] tells it at once.
     #[must_use]
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
-        Self::builder(name).api_key(api_key).build_anyway()
+        Self::builder(name, api_key).build_anyway()
     }
 
     /// Sets up the model of that name.
-    pub fn builder(name: impl Into<String>) -> AnthropicBuilder {
-        AnthropicBuilder::new(name.into())
+    pub fn builder(name: impl Into<String>, api_key: impl Into<ApiKey>) -> AnthropicConfig {
+        AnthropicConfig::new(name, api_key)
     }
 
     pub(crate) fn from_parts(parts: Parts) -> Self {

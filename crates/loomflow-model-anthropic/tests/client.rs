@@ -11,7 +11,7 @@ use loomflow_core::{
     Delta, Done, Epoch, Error, ErrorKind, Identity, Message, Model, ModelRequest, Namespace, Price, Result,
     Secret, StopReason, Usage,
 };
-use loomflow_model_anthropic::{AnthropicBuilder, AnthropicModel, AuthStyle, CacheTtl, Effort};
+use loomflow_model_anthropic::{AnthropicConfig, AnthropicModel, AuthStyle, CacheTtl, Effort};
 use loomflow_support_model::{ApiKey, Timeouts};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -54,8 +54,8 @@ fn key() -> ApiKey {
     Secret::new(KEY.to_owned()).into()
 }
 
-fn builder(url: &str) -> AnthropicBuilder {
-    AnthropicModel::builder("claude-sonnet-4-5").base_url(url).api_key(key())
+fn builder(url: &str) -> AnthropicConfig {
+    AnthropicModel::builder("claude-sonnet-4-5", key()).with_base_url(url)
 }
 
 async fn ask(model: &AnthropicModel) -> Result<Vec<Result<Delta>>> {
@@ -78,7 +78,8 @@ async fn refused(status: u16, headers: &str, body: &str) -> Error {
 async fn a_streamed_call() {
     let headers = "content-type: text/event-stream; charset=utf-8\r\nrequest-id: req_01\r\n";
     let (url, served) = serve(answer(200, headers, TEXT)).await;
-    let model = builder(&url).beta("one").beta("two").header("x-team", "blue").build().unwrap();
+    let model =
+        builder(&url).with_beta("one").with_beta("two").with_header("x-team", "blue").build().unwrap();
     let deltas = ask(&model).await.unwrap();
     assert_eq!(*done(&deltas), Done::new(Usage::new(25, 12), StopReason::End).with_request_id("req_01"));
     let request = served.await.unwrap();
@@ -101,7 +102,7 @@ async fn a_streamed_call() {
 async fn a_plain_call_with_a_bearer_token() {
     let body = r#"{"content":[{"type":"text","text":"hi"}],"stop_reason":"end_turn","usage":{"input_tokens":3,"output_tokens":2}}"#;
     let (url, served) = serve(answer(200, "content-type: application/json\r\n", body)).await;
-    let model = builder(&url).streaming(false).auth_style(AuthStyle::Bearer).build().unwrap();
+    let model = builder(&url).with_streaming(false).with_auth_style(AuthStyle::Bearer).build().unwrap();
     assert_eq!(done(&ask(&model).await.unwrap()).usage, Some(Usage::new(3, 2)));
     let request = served.await.unwrap();
     assert!(request.contains("authorization: Bearer sk-ant-test-key\r\n") && !request.contains("x-api-key"));
@@ -179,7 +180,7 @@ async fn a_silent_server_is_given_up() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let short =
         Timeouts::default().with_connect(Duration::from_millis(100)).with_headers(Duration::from_millis(100));
-    let error = ask(&builder(&url).timeouts(short).build().unwrap()).await.map(drop).unwrap_err();
+    let error = ask(&builder(&url).with_timeouts(short).build().unwrap()).await.map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
 }
 
@@ -188,8 +189,8 @@ async fn what_cannot_be_used_is_told() {
     for (builder, names) in [
         (builder("https://api.anthropic.com/v1/"), "/v1"),
         (builder("api.anthropic.com"), "base URL"),
-        (builder("http://localhost").effort(Effort::Low).temperature(7.0), "temperature"),
-        (builder("http://localhost").header("x team", "x"), "header"),
+        (builder("http://localhost").with_effort(Effort::Low).with_temperature(7.0), "temperature"),
+        (builder("http://localhost").with_header("x team", "x"), "header"),
     ] {
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
@@ -208,19 +209,21 @@ async fn a_model_says_what_it_is() {
     assert_eq!(model.capabilities().context_window, Some(200_000), "as the price table says");
     let listed = Price::per_token(3_000_000, 15_000_000);
     assert_eq!(model.price(), Some(listed.with_cache(300_000, 3_750_000)));
-    let hour =
-        AnthropicModel::builder("claude-sonnet-4-5").prompt_caching(CacheTtl::OneHour).build().unwrap();
+    let hour = AnthropicModel::builder("claude-sonnet-4-5", key())
+        .with_prompt_caching(CacheTtl::OneHour)
+        .build()
+        .unwrap();
     assert_eq!(hour.price(), Some(listed.with_cache(300_000, 6_000_000)), "an hour in the cache costs more");
     let elsewhere = builder("http://localhost").build().unwrap();
     assert_eq!(elsewhere.price(), None, "another server's prices are not known");
-    assert!(builder("http://localhost").vendor("anthropic").build().unwrap().price().is_some());
+    assert!(builder("http://localhost").with_vendor("anthropic").build().unwrap().price().is_some());
     assert_eq!(AnthropicModel::new("claude-sonnet-4-5-of-tomorrow", key()).price(), None);
     assert!(!format!("{model:?}").contains(KEY), "{model:?}");
     let price = Price::per_token(3_000_000, 15_000_000);
-    let model = AnthropicModel::builder("x")
-        .price(price)
-        .context_window(200_000)
-        .prompt_caching(CacheTtl::OneHour)
+    let model = AnthropicModel::builder("x", key())
+        .with_price(price)
+        .with_context_window(200_000)
+        .with_prompt_caching(CacheTtl::OneHour)
         .build()
         .unwrap();
     assert_eq!((model.price(), model.capabilities().context_window), (Some(price), Some(200_000)));

@@ -20,7 +20,7 @@ const KNOWN: [(&str, usize); 5] = [
 /// Sets up a [`CohereEmbedder`]. Made by [`CohereEmbedder::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is made before `build`"]
-pub struct CohereBuilder {
+pub struct CohereConfig {
     name: String,
     client: ClientConfig,
     api_key: ApiKey,
@@ -30,12 +30,13 @@ pub struct CohereBuilder {
     vendor: Option<String>,
 }
 
-impl CohereBuilder {
-    pub(crate) fn new(name: String) -> Self {
+impl CohereConfig {
+    /// The model `name`, with the key its calls are made with, or where that comes from.
+    pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
         Self {
-            name,
+            name: name.into(),
             client: ClientConfig::new(BASE_URL),
-            api_key: ApiKey::none(),
+            api_key: api_key.into(),
             dimensions: None,
             output_dimension: None,
             price: None,
@@ -43,64 +44,58 @@ impl CohereBuilder {
         }
     }
 
-    /// Sets the key, or where it comes from; without one none is sent.
-    pub fn api_key(mut self, key: impl Into<ApiKey>) -> Self {
-        self.api_key = key.into();
-        self
-    }
-
     /// Sets the server's root, without `/v2`. The default is `https://api.cohere.com`.
-    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+    pub fn with_base_url(mut self, url: impl Into<String>) -> Self {
         self.client = self.client.with_base_url(url);
         self
     }
 
     /// Sets how long the parts of a call may take.
-    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.client = self.client.with_timeouts(timeouts);
         self
     }
 
     /// Trusts the certificate authorities in `pem` beside the platform's.
-    pub fn ca_certificates(mut self, pem: impl Into<String>) -> Self {
+    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
         self.client = self.client.with_ca_certificates(pem);
         self
     }
 
     /// Sends every request through a proxy. The environment's settings are not read.
-    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
         self.client = self.client.with_proxy(url);
         self
     }
 
-    /// Sends a header with every request. Not for a key: that is [`CohereBuilder::api_key`].
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+    /// Sends a header with every request. Not for a key: that is [`CohereConfig::api_key`].
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.client = self.client.with_header(name, value);
         self
     }
 
     /// Says how many components the model's vectors have, for a model that this version does not know.
-    pub fn dimensions(mut self, components: usize) -> Self {
+    pub fn with_dimensions(mut self, components: usize) -> Self {
         self.dimensions = Some(components);
         self
     }
 
     /// Asks for vectors of so many components. Only the models from `embed-v4.0` on offer a choice. Vectors of another size
     /// are another embedder's: its name ends with the size.
-    pub fn output_dimension(mut self, components: usize) -> Self {
+    pub fn with_output_dimension(mut self, components: usize) -> Self {
         self.output_dimension = Some(components);
         self
     }
 
     /// Sets the vendor under which the price table knows the model. Without this it is the one whose list prices hold at the
     /// server's address, if any.
-    pub fn vendor(mut self, vendor: impl Into<String>) -> Self {
+    pub fn with_vendor(mut self, vendor: impl Into<String>) -> Self {
         self.vendor = Some(vendor.into());
         self
     }
 
     /// Sets the price. Without this it is the list price where that is known.
-    pub fn price(mut self, price: Price) -> Self {
+    pub fn with_price(mut self, price: Price) -> Self {
         self.price = Some(price);
         self
     }

@@ -7,7 +7,7 @@ use loomflow_core::{AdmittedEmbed, EmbedPurpose, Embedded, Embedder, Price, Resu
 use loomflow_support_model::prices::{CacheTtl, PriceTable, ServiceTier};
 use loomflow_support_model::{ApiKey, Auth, EmbedBatches, EstimateTokens, HttpClient, Post};
 
-use crate::config::CohereBuilder;
+use crate::config::CohereConfig;
 use crate::wire::{MAX_TEXTS, encode, read, read_error};
 
 const PATH: &str = "/v2/embed";
@@ -43,14 +43,14 @@ impl CohereEmbedder {
     /// # Errors
     ///
     /// [`ErrorKind::Config`](loomflow_core::ErrorKind::Config) for a model whose vectors are of a size that this version does
-    /// not know; [`CohereBuilder::dimensions`] says it.
+    /// not know; [`CohereConfig::dimensions`] says it.
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Result<Self> {
-        Self::builder(name).api_key(api_key).build()
+        Self::builder(name, api_key).build()
     }
 
     /// Sets up the model of that name.
-    pub fn builder(name: impl Into<String>) -> CohereBuilder {
-        CohereBuilder::new(name.into())
+    pub fn builder(name: impl Into<String>, api_key: impl Into<ApiKey>) -> CohereConfig {
+        CohereConfig::new(name, api_key)
     }
 
     pub(crate) fn from_parts(parts: Parts) -> Self {

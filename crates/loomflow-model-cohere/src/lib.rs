@@ -11,7 +11,7 @@ mod embedder;
 mod wire;
 
 #[cfg(feature = "client")]
-pub use config::CohereBuilder;
+pub use config::CohereConfig;
 #[cfg(feature = "client")]
 pub use embedder::CohereEmbedder;
 #[cfg(feature = "client")]

@@ -61,7 +61,19 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct ByType {
-    float: BoundedList<BoundedList<f32, MAX_DIMENSIONS>, MAX_TEXTS>,
+    float: BoundedList<BoundedList<Component, MAX_DIMENSIONS>, MAX_TEXTS>,
+}
+
+/// Read in double precision, so that one that is too large becomes infinite, which is told as what it is.
+#[derive(Deserialize)]
+#[serde(from = "f64")]
+struct Component(f32);
+
+impl From<f64> for Component {
+    #[allow(clippy::cast_possible_truncation, reason = "vectors are kept in single precision")]
+    fn from(number: f64) -> Self {
+        Self(number as f32)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -89,7 +101,13 @@ pub fn read(answer: &[u8], texts: usize, dimensions: usize) -> Result<Embedded> 
         Ok(answer) => answer,
         Err(why) => return Err(no_answer(answer, &why)),
     };
-    let vectors = answer.embeddings.float.0.into_iter().map(|vector| (None, vector.0)).collect();
+    let vectors = answer
+        .embeddings
+        .float
+        .0
+        .into_iter()
+        .map(|vector| (None, vector.0.into_iter().map(|component| component.0).collect()))
+        .collect();
     let vectors = vectors_in_order(vectors, texts, dimensions)?;
     let billed = answer.meta.and_then(|meta| meta.billed_units).and_then(|units| tokens(&units.input_tokens));
     Ok(Embedded::new(vectors, billed.map(|tokens| Usage::new(tokens, 0))))

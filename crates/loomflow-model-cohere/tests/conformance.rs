@@ -78,7 +78,7 @@ mod client {
     use loomflow_core::{
         EmbedPurpose, Embedded, Embedder, Epoch, ErrorKind, Identity, Namespace, Price, Result, Secret, Usage,
     };
-    use loomflow_model_cohere::{CohereBuilder, CohereEmbedder};
+    use loomflow_model_cohere::{ApiKey, CohereConfig, CohereEmbedder};
     use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -120,11 +120,10 @@ mod client {
         body.len() == length.parse::<usize>().unwrap()
     }
 
-    fn builder(url: &str) -> CohereBuilder {
-        CohereEmbedder::builder("embed-v4.0")
-            .base_url(url)
-            .api_key(Secret::new(KEY.to_owned()))
-            .output_dimension(2)
+    fn builder(url: &str) -> CohereConfig {
+        CohereEmbedder::builder("embed-v4.0", Secret::new(KEY.to_owned()))
+            .with_base_url(url)
+            .with_output_dimension(2)
     }
 
     async fn embed(url: &str, texts: usize) -> Result<Embedded> {
@@ -183,13 +182,13 @@ mod client {
 
     #[test]
     fn what_cannot_be_used_is_told() {
-        let new = |name: &str| CohereEmbedder::builder(name);
+        let new = |name: &str| CohereEmbedder::builder(name, ApiKey::none());
         for (builder, names) in [
             (new(" "), "name"),
             (new("embed-v9"), "dimensions"),
-            (new("embed-english-v3.0").output_dimension(256), "output_dimension"),
-            (new("embed-v4.0").output_dimension(0), "component"),
-            (new("embed-v4.0").base_url("https://api.cohere.com/v2/"), "/v2"),
+            (new("embed-english-v3.0").with_output_dimension(256), "output_dimension"),
+            (new("embed-v4.0").with_output_dimension(0), "component"),
+            (new("embed-v4.0").with_base_url("https://api.cohere.com/v2/"), "/v2"),
         ] {
             let error = builder.build().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config);
@@ -199,7 +198,7 @@ mod client {
 
     #[test]
     fn an_embedder_says_what_it_is() {
-        let embedder = builder("http://localhost").price(Price::per_token(120_000, 0)).build().unwrap();
+        let embedder = builder("http://localhost").with_price(Price::per_token(120_000, 0)).build().unwrap();
         assert_eq!((embedder.name(), embedder.dimensions()), ("embed-v4.0@2", 2));
         assert_eq!(embedder.price(), Some(Price::per_token(120_000, 0)));
         assert!(embedder.count_tokens("日本語") >= 6);
@@ -213,6 +212,9 @@ mod client {
             None,
             "another server's is not known"
         );
-        assert_eq!(CohereEmbedder::builder("mine").dimensions(7).build().unwrap().dimensions(), 7);
+        assert_eq!(
+            CohereEmbedder::builder("mine", ApiKey::none()).with_dimensions(7).build().unwrap().dimensions(),
+            7
+        );
     }
 }

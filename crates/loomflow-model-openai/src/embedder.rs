@@ -90,6 +90,27 @@ impl OpenAiEmbedderConfig {
         self
     }
 
+    /// Trusts the certificate authorities in `pem` beside the platform's.
+    #[must_use]
+    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
+        self.client = self.client.with_ca_certificates(pem);
+        self
+    }
+
+    /// Sends every request through a proxy. The environment's settings are not read.
+    #[must_use]
+    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
+        self.client = self.client.with_proxy(url);
+        self
+    }
+
+    /// Sends a header with every request. Not for a key.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.client = self.client.with_header(name, value);
+        self
+    }
+
     /// Sends the key alone in a header of this name, in lower case.
     #[must_use]
     pub fn with_key_header(mut self, name: &'static str) -> Self {

@@ -1,6 +1,6 @@
 //! LoomFlow's adapter to OpenAI's chat completions and embeddings, and to every server that speaks them.
 
-#![doc = include_str!("docs.md")]
+#![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 

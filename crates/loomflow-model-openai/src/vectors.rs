@@ -90,11 +90,13 @@ impl<'de> Visitor<'de> for ComponentsVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Components, A::Error> {
         let mut components = Vec::new();
-        while let Some(component) = list.next_element::<f32>()? {
+        // In double precision, so that one that is too large becomes infinite, which is told as what it is.
+        while let Some(component) = list.next_element::<f64>()? {
             if components.len() >= MAX_DIMENSIONS {
                 return Err(de::Error::custom("a vector has too many components"));
             }
-            components.push(component);
+            #[allow(clippy::cast_possible_truncation, reason = "vectors are kept in single precision")]
+            components.push(component as f32);
         }
         finite(components)
     }

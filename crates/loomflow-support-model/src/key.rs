@@ -90,12 +90,31 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// `text` without the key, wherever a server echoed it.
+/// The fewest characters that are taken for a key, or for its beginning: fewer are a word of any text.
+const LEAST: usize = 4;
+
+/// `text` without the key, wherever a server echoed it, and without the beginning of a key that the text's own bound cut
+/// in two: texts are made short before they come here, and half a key is not to be shown either.
 pub(crate) fn without_key(text: &str, key: Option<&Secret<String>>) -> String {
     match key.map(|key| key.expose().trim()) {
         // A key of a few characters is a test's; taking it out of every word would only garble.
-        Some(key) if key.len() >= 4 => text.replace(key, "[key]"),
+        Some(key) if key.len() >= LEAST => {
+            let text = text.replace(key, TAKEN_OUT);
+            let parts: Vec<String> = text.split('…').map(|part| without_beginning(part, key)).collect();
+            parts.join("…")
+        }
         _ => text.to_owned(),
+    }
+}
+
+const TAKEN_OUT: &str = "[key]";
+
+/// `text` without the beginning of `key` that it ends with.
+fn without_beginning(text: &str, key: &str) -> String {
+    let beginnings = (LEAST..key.len()).rev().filter_map(|length| key.get(..length));
+    match beginnings.filter_map(|beginning| text.strip_suffix(beginning)).next() {
+        Some(before) => format!("{before}{TAKEN_OUT}"),
+        None => text.to_owned(),
     }
 }
 
@@ -122,5 +141,18 @@ mod tests {
         let key = Secret::new("sk-abc\n".to_owned());
         assert_eq!(without_key("bad key sk-abc!", Some(&key)), "bad key [key]!");
         assert_eq!(without_key("sk-abc", None), "sk-abc");
+    }
+
+    #[test]
+    fn no_half_of_a_key_stays_where_a_text_was_cut() {
+        let key = Secret::new("sk-0123456789é".to_owned());
+        let without = |text: &str| without_key(text, Some(&key));
+        assert_eq!(without("a sk-0123456789é, sk-0123456789é"), "a [key], [key]");
+        for cut in ["sk-0", "sk-0123", "sk-0123456789"] {
+            assert_eq!(without(&format!("bad key {cut}…")), "bad key [key]…");
+            assert_eq!(without(&format!("bad key {cut}… and {cut}")), "bad key [key]… and [key]");
+        }
+        assert_eq!(without("keys begin with sk-"), "keys begin with sk-");
+        assert_eq!(without("sk-0123 is not it"), "sk-0123 is not it");
     }
 }

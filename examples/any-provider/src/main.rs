@@ -3,7 +3,11 @@
 //! `cargo run -p any-provider -- "What is the weather in Oslo?"` says what to set.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example that shows something has to print it")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an example that shows something has to print it"
+)]
 #![allow(clippy::disallowed_methods, reason = "an application reads its environment")]
 
 mod endpoint;

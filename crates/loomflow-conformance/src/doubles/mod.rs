@@ -5,6 +5,7 @@
 
 mod clock;
 mod gate_model;
+mod peak_memory;
 mod records;
 mod scripted_server;
 mod secrets;
@@ -12,6 +13,7 @@ mod telemetry;
 
 pub use clock::{FixedClock, ManualClock};
 pub use gate_model::{GateModel, InvoiceLine};
+pub use peak_memory::PeakMemory;
 pub use records::{HoldRecord, RecordingAudit, RecordingLedger};
 pub use scripted_server::{Action, Exchange, Head, Recorded, Script, ScriptedServer};
 pub use secrets::TenantSecrets;

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use loomflow_core::{Error, ErrorKind, Owner, Result, Scope, Secret, SecretRef, Secrets};
 
+/// Values by tenant and name; those without a tenant are everybody's.
+type Values = HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>;
+
 /// A double of [`Secrets`]: each tenant's own value first, then the shared one.
 #[derive(Default)]
 pub struct TenantSecrets {
-    values: Mutex<HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>>,
+    values: Mutex<Values>,
 }
 
 impl TenantSecrets {
@@ -31,7 +34,12 @@ impl TenantSecrets {
         self.lock().insert((None, name.clone()), Arc::new(Secret::new(value.into())));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>> {
+    /// Forgets the value of everybody who has none.
+    pub fn remove_shared(&self, name: &SecretRef) {
+        self.lock().remove(&(None, name.clone()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Values> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,6 +7,8 @@
 pub(crate) mod approvals;
 pub(crate) mod ledger;
 pub(crate) mod memory;
+pub(crate) mod model;
+pub(crate) mod model_wire;
 pub(crate) mod others;
 
 use loomflow_core::{Epoch, Error, ErrorKind, Identity, Owner, Result, Scope};
@@ -88,6 +90,48 @@ pub(crate) enum Bug {
     ListsEverybody,
     RaceOnDecide,
     ForgetTakesApprovers,
+    // Models.
+    EofIsEnd,
+    NoUsageIsZero,
+    PromptUndercounted,
+    OutputUncounted,
+    ArgumentsUncounted,
+    CutIsFree,
+    FollowsRedirects,
+    EchoesKey,
+    CutsBeforeScrub,
+    RequestIdUnscrubbed,
+    KeyIsKept,
+    KeyOfWhoeverWasLast,
+    KeyInjects,
+    EmptyKeySent,
+    NoIdleTimeout,
+    NoHeadersTimeout,
+    HeadersTimeoutPerRead,
+    UnboundedEvent,
+    UnboundedBody,
+    UnboundedErrorBody,
+    UnboundedHead,
+    LossyText,
+    CrlfIsTwo,
+    PieceLost,
+    GoesOnAlone,
+    RetriesAlone,
+    ClampForgotten,
+    SchemaForgotten,
+    NameWithDot,
+    BadArgumentsAreEmpty,
+    IdsMerge,
+    ErrorIsAnswer,
+    ErrorEventIgnored,
+    LimitIsEnd,
+    RequestIdLost,
+    RetryAfterIgnored,
+    RetryAfterPanics,
+    EveryStatusIsOverloaded,
+    RefusedIsTransport,
+    PageInMessage,
+    ErrorOvertakes,
 }
 
 /// The key of a partition, as this backend makes it.

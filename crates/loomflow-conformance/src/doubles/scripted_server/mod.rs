@@ -120,7 +120,7 @@ impl ScriptedServer {
         self.shared.books().exchanges.get(n).copied()
     }
 
-    /// Waits until the answer to request `n`, which may still be to come, is over.
+    /// Waits until the answer to request `n`, one of the first 20,000, is over. It may still be to come.
     pub async fn over(&self, n: u64) -> Exchange {
         let mut changed = self.shared.changed.subscribe();
         loop {
