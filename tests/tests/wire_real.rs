@@ -55,10 +55,9 @@ impl Wire {
         let (url, mine) =
             (services::url("models"), format!("{:x}", RandomState::new().build_hasher().finish()));
         if self.anthropic {
-            let model = AnthropicModel::builder("claude-sonnet-4-5").base_url(url).api_key(key());
-            Arc::new(
-                model.streaming(self.streamed).timeouts(timeouts).header("x-test-id", mine).build().unwrap(),
-            )
+            let model = AnthropicModel::builder("claude-sonnet-4-5", key()).with_base_url(url);
+            let model = model.with_timeouts(timeouts).with_header("x-test-id", mine);
+            Arc::new(model.with_streaming(self.streamed).build().unwrap())
         } else {
             let client =
                 ClientConfig::new(format!("{url}/v1")).with_timeouts(timeouts).with_header("x-test-id", mine);
@@ -368,10 +367,9 @@ async fn vectors_come_back_in_the_order_of_their_texts() {
 
 #[tokio::test]
 async fn coheres_vectors() {
-    let embedder = CohereEmbedder::builder("embed-v4.0")
-        .base_url(services::url("models"))
-        .api_key(key())
-        .output_dimension(4)
+    let embedder = CohereEmbedder::builder("embed-v4.0", key())
+        .with_base_url(services::url("models"))
+        .with_output_dimension(4)
         .build()
         .unwrap();
     let ctx = detached_context(assume_scope(Namespace::default(), Identity::Anonymous, Epoch::ZERO));
