@@ -40,7 +40,19 @@ impl FnTool {
         F: Fn(RunContext, serde_json::Value) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ToolOutcome> + Send + 'static,
     {
-        let schema = serde_json::json!({"type": "object"});
+        Self::taking(serde_json::json!({"type": "object"}), name, effect, body)
+    }
+
+    /// A tool whose arguments `schema` describes.
+    ///
+    /// # Panics
+    ///
+    /// When the name is not a tool name, or the schema is not one of an object.
+    pub fn taking<F, Fut>(schema: serde_json::Value, name: &str, effect: Effect, body: F) -> Self
+    where
+        F: Fn(RunContext, serde_json::Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ToolOutcome> + Send + 'static,
+    {
         let spec =
             ToolSpec::new(name, "A tool of a test.", effect, schema).expect("the test names a good tool");
         Self { spec, body: Box::new(move |ctx, arguments| Box::pin(body(ctx, arguments))) }

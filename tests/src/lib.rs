@@ -6,3 +6,4 @@ mod docs;
 pub mod double;
 pub mod fixture;
 pub mod provider;
+pub mod services;

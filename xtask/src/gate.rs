@@ -1,14 +1,18 @@
 //! `cargo xtask test`: the gate, stage by stage, with the minutes each one took.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::tools::{DENY, NEXTEST};
-use crate::{Failure, Outcome, bench_tenants, process, tidy};
+use crate::tools::{CARGO_FUZZ, DENY, NEXTEST, Tool};
+use crate::{Failure, Outcome, bench_tenants, fuzz, process, services, tidy};
 
 /// Property-test cases per property in the widest gate.
 const FULL_PROPTEST_CASES: &str = "4096";
+
+/// The fuzz targets are a workspace of their own.
+const FUZZ: &str = "fuzz/Cargo.toml";
 
 /// How much of the gate to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,7 @@ fn stages(breadth: Breadth) -> Vec<Stage> {
         Stage { name: "format", run: format },
         Stage { name: "clippy", run: clippy },
         Stage { name: "tidy", run: |gate| tidy::run(&gate.root) },
+        Stage { name: "services", run: services },
         Stage { name: "tests", run: tests },
     ];
     if breadth != Breadth::Fast {
@@ -50,6 +55,7 @@ fn stages(breadth: Breadth) -> Vec<Stage> {
             Stage { name: "doc tests", run: doc_tests },
             Stage { name: "documentation", run: documentation },
             Stage { name: "deny", run: deny },
+            Stage { name: "fuzz", run: fuzz },
             Stage { name: "bench smoke", run: bench_smoke },
             Stage { name: "bench faults", run: bench_faults },
         ]);
@@ -65,6 +71,9 @@ struct Gate {
     breadth: Breadth,
     nextest: PathBuf,
     deny: Option<PathBuf>,
+    fuzz: Option<PathBuf>,
+    /// What the stage `services` started; ends with the gate, whatever the other stages did.
+    services: OnceCell<services::ForTests>,
 }
 
 /// Runs the stages in order and stops at the first that fails.
@@ -88,14 +97,22 @@ pub(crate) fn run(root: &Path, breadth: Breadth) -> Outcome {
 
 fn prepare(root: &Path, breadth: Breadth) -> Outcome<Gate> {
     let nextest = NEXTEST.find_or_install(root)?;
-    let deny = if breadth == Breadth::Fast { None } else { Some(DENY.find_or_install(root)?) };
-    // Everything for every platform, from the lockfile: later stages, and deny's offline look, need no network.
+    let beyond_fast = |tool: Tool| match breadth {
+        Breadth::Fast => Ok(None),
+        Breadth::Gate | Breadth::Full => tool.find_or_install(root).map(Some),
+    };
+    let (deny, fuzz) = (beyond_fast(DENY)?, beyond_fast(CARGO_FUZZ)?);
+    // Everything for every platform, from the lockfiles: later stages, and deny's offline look, need no network.
     process::run(process::cargo(root).args(["fetch", "--locked", "--quiet"]))?;
-    Ok(Gate { root: root.to_owned(), breadth, nextest, deny })
+    if fuzz.is_some() {
+        process::run(process::cargo(root).args(["fetch", "--locked", "--quiet", "--manifest-path", FUZZ]))?;
+    }
+    Ok(Gate { root: root.to_owned(), breadth, nextest, deny, fuzz, services: OnceCell::new() })
 }
 
 fn format(gate: &Gate) -> Outcome {
-    process::run(process::cargo(&gate.root).args(["fmt", "--all", "--check"]))
+    process::run(process::cargo(&gate.root).args(["fmt", "--all", "--check"]))?;
+    process::run(process::cargo(&gate.root).args(["fmt", "--check", "--manifest-path", FUZZ]))
 }
 
 fn clippy(gate: &Gate) -> Outcome {
@@ -104,11 +121,18 @@ fn clippy(gate: &Gate) -> Outcome {
     process::run(process::cargo(&gate.root).args(args))
 }
 
+/// A service that cannot be started fails the gate: no test is skipped.
+fn services(gate: &Gate) -> Outcome {
+    let up = services::ForTests::up(&gate.root)?;
+    gate.services.set(up).map_err(|_| Failure::Failed("the services were started twice".to_owned()))
+}
+
 /// Unit tests, conformance, dependency graph and compile-fail.
 fn tests(gate: &Gate) -> Outcome {
     let mut nextest = process::program(&gate.root, &gate.nextest);
     nextest.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
     nextest.args(["--cargo-quiet", "--status-level", "slow", "--final-status-level", "fail"]);
+    nextest.envs(gate.services.get().into_iter().flat_map(services::ForTests::env));
     process::run(more_cases(gate, &mut nextest))
 }
 
@@ -138,6 +162,13 @@ fn deny(gate: &Gate) -> Outcome {
     println!("  The advisory database cannot be reached offline, so advisories are not checked here.");
     let args = ["--offline", "--log-level", "error", "check", "licenses", "bans", "sources"];
     process::run(process::program(&gate.root, deny).args(args))
+}
+
+fn fuzz(gate: &Gate) -> Outcome {
+    match &gate.fuzz {
+        Some(tool) => fuzz::gate(&gate.root, tool),
+        None => Err(Failure::Failed("cargo-fuzz was not prepared".to_owned())),
+    }
 }
 
 fn bench_smoke(gate: &Gate) -> Outcome {
@@ -241,7 +272,7 @@ mod tests {
     fn each_breadth_contains_the_narrower_one() {
         let names = |b| stages(b).into_iter().map(|s| s.name).collect::<Vec<_>>();
         let (fast, gate, full) = (names(Breadth::Fast), names(Breadth::Gate), names(Breadth::Full));
-        assert_eq!(fast, ["format", "clippy", "tidy", "tests"]);
+        assert_eq!(fast, ["format", "clippy", "tidy", "services", "tests"]);
         assert_eq!(gate[..fast.len()], fast[..]);
         assert_eq!(full[..gate.len()], gate[..]);
     }

@@ -6,9 +6,11 @@
 
 mod baseline;
 mod bench_tenants;
+mod fuzz;
 mod gate;
 mod prices;
 mod process;
+mod services;
 mod tidy;
 mod tools;
 
@@ -41,6 +43,13 @@ enum Command {
     Prices(prices::Flags),
     /// House rules as code.
     Tidy,
+    /// Real servers for tests, on loopback.
+    Services {
+        #[command(subcommand)]
+        action: services::Action,
+    },
+    /// Feeds decoders with inputs nobody thought of, for a bounded time.
+    Fuzz(fuzz::Flags),
     /// Builds the tenant load driver in release mode and runs it with the same flags.
     #[command(disable_help_flag = true)]
     BenchTenants {
@@ -69,6 +78,8 @@ fn main() -> ExitCode {
         Command::Test { fast, full } => gate::run(&root, gate::Breadth::from_flags(fast, full)),
         Command::Prices(flags) => prices::run(&root, flags),
         Command::Tidy => tidy::run(&root),
+        Command::Fuzz(flags) => fuzz::run(&root, &flags),
+        Command::Services { action } => services::run(&root, &action),
         Command::BenchTenants { args } => bench_tenants::run(&root, args),
     };
     match outcome {

@@ -1,7 +1,7 @@
 //! Starting children: always without stdin, always from the workspace's root.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::{Failure, Outcome};
@@ -16,6 +16,12 @@ pub(crate) fn program(root: &Path, name: impl Into<OsString>) -> Command {
     let mut command = Command::new(name.into());
     command.current_dir(root).stdin(Stdio::null());
     command
+}
+
+/// Where a program lies on `PATH`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 /// Runs a child whose output goes where ours goes.
@@ -59,5 +65,11 @@ mod tests {
         let error = run(&mut program(&root, "no-such-program-anywhere")).unwrap_err();
         assert!(matches!(&error, Failure::Failed(why) if why.contains("could not be started")), "{error:?}");
         assert!(run(&mut program(&root, "true")).is_ok());
+    }
+
+    #[test]
+    fn a_program_is_found_on_the_path_or_not_at_all() {
+        assert!(find("sh").is_some_and(|path| path.is_absolute() && path.ends_with("sh")));
+        assert_eq!(find("no-such-program-anywhere"), None);
     }
 }

@@ -22,6 +22,9 @@ pub(crate) const NEXTEST: Tool = Tool { name: "cargo-nextest", version: "0.9.143
 /// Checks licences, bans and sources.
 pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", takes: "2 to 4 minutes" };
 
+/// Builds and runs fuzz targets.
+pub(crate) const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2", takes: "half a minute" };
+
 impl Tool {
     /// The tool's path; builds it into `target/tools` first if it is nowhere.
     pub(crate) fn find_or_install(self, root: &Path) -> Outcome<PathBuf> {
@@ -43,10 +46,8 @@ impl Tool {
     }
 
     fn find(self, tools: &Path) -> Option<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::iter::once(tools.join("bin"))
-            .chain(std::env::split_paths(&path))
-            .map(|dir| dir.join(self.name))
-            .find(|file| file.is_file())
+        Some(tools.join("bin").join(self.name))
+            .filter(|file| file.is_file())
+            .or_else(|| process::find(self.name))
     }
 }

@@ -24,6 +24,8 @@ mod report;
 mod response;
 #[cfg(feature = "client")]
 mod retry_after;
+#[cfg(any(test, feature = "testing"))]
+pub mod splits;
 pub mod sse;
 #[cfg(feature = "client")]
 mod status;

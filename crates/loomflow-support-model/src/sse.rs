@@ -65,6 +65,8 @@ impl EventReader {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
             bytes = rest;
             if self.line.is_empty() {
+                // Refused as it would be in portions: how the bytes arrive decides nothing.
+                self.within(line.len())?;
                 self.take_line(line, on)?;
             } else {
                 self.keep(line)?;
@@ -212,6 +214,12 @@ mod tests {
         assert!(read(&[b"data: 12345\n\n"], 16).is_ok());
         let long = format!("data: {}\n\n", "x".repeat(40));
         assert!(read(&[long.as_bytes()], 16).unwrap_err().message().contains("larger than 16 bytes"));
+        let comment = format!(": {}\ndata: 1\n\n", "x".repeat(40));
+        assert!(read(&[comment.as_bytes()], 16).is_err(), "a long line that is no data, whole");
+        assert!(
+            read(&[&comment.as_bytes()[..20], &comment.as_bytes()[20..]], 16).is_err(),
+            "and in portions"
+        );
         let pieces: Vec<&[u8]> = std::iter::repeat_n(&b"xxxx"[..], 10).collect();
         assert!(read(&pieces, 16).is_err(), "a line that never ends");
         let lines: Vec<&[u8]> = std::iter::repeat_n(&b"data: xxxx\n"[..], 10).collect();
