@@ -36,6 +36,11 @@ pub struct Account {
 pub struct Books(Mutex<BTreeMap<String, Account>>);
 
 impl Books {
+    /// Opens the account of a customer, whose orders may all be refused.
+    pub(super) fn welcome(&self, customer: &str) {
+        self.0.lock().entry(customer.to_owned()).or_default();
+    }
+
     pub(super) fn bill(&self, customer: &str, bill: &Bill) {
         let [full, cached, generated] = RATES;
         let pico = (bill.input - bill.cached) * full + bill.cached * cached + bill.output * generated;

@@ -80,6 +80,7 @@ impl ProviderDouble {
     /// When the request is not what the wire prescribes: the adapter is wrong.
     pub fn answer(&self, headers: &[(String, String)], body: &[u8]) -> Answer {
         let customer = customer(self.wire, headers);
+        self.books.welcome(&customer);
         let request: Value = serde_json::from_slice(body).expect("a request is JSON");
         let asked = match self.wire {
             Wire::OpenAi => openai::read(&request),
