@@ -76,7 +76,7 @@ async fn converse(model: Arc<dyn Model>, prompt: &str) -> Result<()> {
         }
     }
     let result = events.result().await?;
-    println!("\n\n{:?} after {} model calls.", result.status, result.turns);
+    println!("\n\n{:?}; model calls: {}.", result.status, result.turns);
     let usage = result.usage;
     println!(
         "{} tokens in ({} from the provider's cache), {} out, {} USD.",
