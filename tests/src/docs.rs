@@ -16,6 +16,7 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    Models = "../../docs/models.md",
     Prices = "../../docs/prices.md",
     WritingATool = "../../docs/writing-a-tool.md",
 }

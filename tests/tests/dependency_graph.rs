@@ -170,7 +170,12 @@ fn implementations_reach_core_and_their_support_crate_only() {
 #[test]
 fn codecs_compile_without_any_client() {
     let clients = ["hyper*", "h2", "mio", "reqwest*", "ring", "rustls*", "socket2", "ureq*"];
-    for package in ["loomflow-support-model", "loomflow-model-openai", "loomflow-model-anthropic"] {
+    for package in [
+        "loomflow-support-model",
+        "loomflow-model-openai",
+        "loomflow-model-anthropic",
+        "loomflow-model-cohere",
+    ] {
         let closure = closure_with(package, &["--no-default-features"]);
         let found: Vec<&String> =
             closure.keys().filter(|name| clients.iter().any(|pattern| matches(pattern, name))).collect();

@@ -358,7 +358,10 @@ fn stop_reason(stop: Option<&str>, called: bool) -> StopReason {
         _ if ran_out(stop) => StopReason::MaxTokens,
         Some("end_turn" | "stop_sequence") => StopReason::End,
         Some("tool_use") => StopReason::ToolUse,
-        Some("refusal") => StopReason::Refusal,
+        // The second and third are what gateways to other clouds say.
+        Some("refusal" | "content_filtered" | "content_filter" | "guardrail_intervened") => {
+            StopReason::Refusal
+        }
         Some(other) => StopReason::Other(other.chars().filter(|c| !c.is_control()).take(64).collect()),
         None if called => StopReason::ToolUse,
         None => StopReason::Other("none".to_owned()),

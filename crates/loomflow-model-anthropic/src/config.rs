@@ -1,7 +1,6 @@
 //! Everything about an [`AnthropicModel`] that can be set.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use loomflow_core::{Error, ErrorKind, Price, Result};
 use loomflow_support_model::prices::ModelPrice;
@@ -17,8 +16,6 @@ use crate::tokens::ClaudeTokens;
 pub(crate) const PROVIDER: &str = "anthropic";
 /// Where the API is unless it is said to be elsewhere.
 const BASE_URL: &str = "https://api.anthropic.com";
-/// How long the headers of a plain reply may take: they come when all of it is generated.
-const PLAIN_HEADERS: Duration = Duration::from_mins(10);
 
 /// How the key travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +34,6 @@ pub enum AuthStyle {
 pub struct AnthropicConfig {
     settings: Settings,
     client: ClientConfig,
-    timeouts: Option<Timeouts>,
     api_key: ApiKey,
     auth: AuthStyle,
     betas: Vec<String>,
@@ -53,7 +49,6 @@ impl AnthropicConfig {
         Self {
             settings: Settings::new(name),
             client: ClientConfig::new(BASE_URL),
-            timeouts: None,
             api_key: api_key.into(),
             auth: AuthStyle::default(),
             betas: Vec::new(),
@@ -79,7 +74,7 @@ impl AnthropicConfig {
     /// Sets how long the parts of a call may take. Without this they are the defaults of [`Timeouts`], except that the
     /// headers of a plain reply, which come when all of it is generated, may take ten minutes.
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = Some(timeouts);
+        self.client = self.client.with_timeouts(timeouts);
         self
     }
 
@@ -95,7 +90,7 @@ impl AnthropicConfig {
         self
     }
 
-    /// Sends a header with every request. Not for a key: that is [`AnthropicConfig::api_key`].
+    /// Sends a header with every request. Not for a key: that is an [`ApiKey`].
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.client = self.client.with_header(name, value);
         self
@@ -151,8 +146,8 @@ impl AnthropicConfig {
     }
 
     /// Adds a member to every request's body.
-    pub fn with_extra(mut self, name: impl Into<String>, value: Value) -> Self {
-        self.settings = self.settings.with_extra(name, value);
+    pub fn with_extra(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.settings = self.settings.with_extra(name, value.into());
         self
     }
 
@@ -205,9 +200,10 @@ impl AnthropicConfig {
                 "the base URL ends with /v1: give the server's root alone, such as https://api.anthropic.com",
             ));
         }
-        let plain = || Timeouts::default().with_headers(PLAIN_HEADERS);
-        let usual = if self.settings.stream { Timeouts::default() } else { plain() };
-        let mut config = self.client.clone().with_timeouts(self.timeouts.unwrap_or(usual));
+        let mut config = self.client.clone();
+        if !self.settings.stream {
+            config.timeouts.get_or_insert_with(Timeouts::for_whole_replies);
+        }
         config = config.with_header("anthropic-version", "2023-06-01");
         if !self.betas.is_empty() {
             config = config.with_header("anthropic-beta", self.betas.join(","));
@@ -228,5 +224,22 @@ impl AnthropicConfig {
             auth: self.auth,
             counter,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_reply_has_the_time_to_be_generated() {
+        let headers = |config: AnthropicConfig| config.client().unwrap().timeouts().headers;
+        let config = || AnthropicConfig::new("m", ApiKey::none());
+        assert_eq!(headers(config()), Timeouts::default().headers);
+        assert_eq!(headers(config().with_streaming(false)), Duration::from_mins(10));
+        let set = Timeouts::default().with_headers(Duration::from_secs(7));
+        assert_eq!(headers(config().with_timeouts(set).with_streaming(false)), Duration::from_secs(7));
     }
 }

@@ -68,7 +68,7 @@ impl CohereConfig {
         self
     }
 
-    /// Sends a header with every request. Not for a key: that is [`CohereConfig::api_key`].
+    /// Sends a header with every request. Not for a key: that is an [`ApiKey`].
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.client = self.client.with_header(name, value);
         self
@@ -112,11 +112,11 @@ impl CohereConfig {
         }
         let known = KNOWN.iter().find(|(name, _)| *name == self.name).map(|(_, dimensions)| *dimensions);
         if self.output_dimension.is_some() && self.name.contains("-v3.0") {
-            return refuse(format!("{} has vectors of one size: leave output_dimension out", self.name));
+            return refuse(format!("{} has vectors of one size: leave with_output_dimension out", self.name));
         }
         let Some(dimensions) = self.output_dimension.or(self.dimensions).or(known) else {
             return refuse(format!(
-                "how many components the vectors of {} have is not known: set dimensions",
+                "how many components the vectors of {} have is not known: set them with with_dimensions",
                 self.name
             ));
         };

@@ -43,7 +43,7 @@ impl CohereEmbedder {
     /// # Errors
     ///
     /// [`ErrorKind::Config`](loomflow_core::ErrorKind::Config) for a model whose vectors are of a size that this version does
-    /// not know; [`CohereConfig::dimensions`] says it.
+    /// not know; [`CohereConfig::with_dimensions`] says it.
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Result<Self> {
         Self::builder(name, api_key).build()
     }

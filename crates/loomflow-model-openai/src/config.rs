@@ -85,10 +85,11 @@ impl OpenAiConfig {
         self
     }
 
-    /// Sets how long calls may take.
+    /// Sets how long calls may take. Without this they are the defaults of [`Timeouts`], except that the headers of a plain
+    /// reply, which come when all of it is generated, may take ten minutes.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.client.timeouts = timeouts;
+        self.client.timeouts = Some(timeouts);
         self
     }
 
@@ -255,7 +256,10 @@ impl OpenAiConfig {
         self.assemble()
     }
 
-    pub(crate) fn assemble(self) -> Result<OpenAiModel> {
+    pub(crate) fn assemble(mut self) -> Result<OpenAiModel> {
+        if !self.options.stream {
+            self.client.timeouts.get_or_insert_with(Timeouts::for_whole_replies);
+        }
         let client = HttpClient::new("openai", &self.client)?;
         let is_openai = client.base_url() == OPENAI_BASE_URL;
         let mut options = self.options;
@@ -298,4 +302,21 @@ pub(crate) fn check_header_name(name: &str) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_reply_has_the_time_to_be_generated() {
+        let headers = |config: OpenAiConfig| config.build().unwrap().client.timeouts().headers;
+        let config = || OpenAiConfig::new("m", ApiKey::none());
+        assert_eq!(headers(config()), Timeouts::default().headers);
+        assert_eq!(headers(config().with_streaming(false)), Duration::from_mins(10));
+        let set = Timeouts::default().with_headers(Duration::from_secs(7));
+        assert_eq!(headers(config().with_timeouts(set).with_streaming(false)), Duration::from_secs(7));
+    }
 }

@@ -79,7 +79,7 @@ impl OpenAiEmbedderConfig {
     /// Sets how long calls may take.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.client.timeouts = timeouts;
+        self.client.timeouts = Some(timeouts);
         self
     }
 
@@ -234,6 +234,15 @@ impl OpenAiEmbedder {
         let part = vectors::read(&answer, texts.len(), config.dimensions);
         part.map_err(|error| response.tell(error))
     }
+
+    async fn all(&self, ctx: &RunContext, call: &AdmittedEmbed) -> Result<Embedded> {
+        let auth = authenticate(self.config.key_header, self.config.api_key.resolve(ctx).await?);
+        let mut batches = EmbedBatches::new(call.texts(), self.config.batch, BATCH_TOKENS);
+        while let Some(batch) = batches.next_batch() {
+            batches.add(self.part(ctx, auth.clone(), batch).await)?;
+        }
+        Ok(batches.finish())
+    }
 }
 
 #[async_trait]
@@ -255,12 +264,7 @@ impl Embedder for OpenAiEmbedder {
     }
 
     async fn embed(&self, ctx: &RunContext, call: AdmittedEmbed) -> Result<Embedded> {
-        let auth = authenticate(self.config.key_header, self.config.api_key.resolve(ctx).await?);
-        let mut batches = EmbedBatches::new(call.texts(), self.config.batch, BATCH_TOKENS);
-        while let Some(batch) = batches.next_batch() {
-            batches.add(self.part(ctx, auth.clone(), batch).await)?;
-        }
-        Ok(batches.finish())
+        self.all(ctx, &call).await.map_err(|error| error.with_operation("openai.embed"))
     }
 }
 

@@ -50,6 +50,19 @@ impl OpenAiModel {
         Post::new("/chat/completions", auth, body).with_header("accept", accept)
     }
 
+    async fn send(&self, ctx: &RunContext, call: AdmittedCall) -> Result<ModelStream> {
+        let key = self.api_key.resolve(ctx).await?;
+        let auth = authenticate(self.key_header, key);
+        let request = call.request();
+        let body = encode(&self.options, request, self.prompt_cache_key(ctx.scope()).as_deref())?;
+        let (streamed, plain) = (StreamDecoder::new(&request.tools), PlainDecoder::new(&request.tools));
+        // What was encoded is needed no more: a large prompt is not held for as long as its reply lasts.
+        drop(call);
+        let response = self.client.post(ctx, self.post(auth, body)).await?.success(read_error).await?;
+        let asked = if self.options.stream { Asked::Streamed } else { Asked::Plain };
+        reply_stream(response, asked, streamed, plain).await
+    }
+
     /// What the provider's cache finds this tenant's prompts under.
     fn prompt_cache_key(&self, scope: &Scope) -> Option<String> {
         let label = self.prompt_cache_label.as_deref()?;
@@ -83,16 +96,7 @@ impl Model for OpenAiModel {
     }
 
     async fn stream(&self, ctx: &RunContext, call: AdmittedCall) -> Result<ModelStream> {
-        let key = self.api_key.resolve(ctx).await?;
-        let auth = authenticate(self.key_header, key);
-        let request = call.request();
-        let body = encode(&self.options, request, self.prompt_cache_key(ctx.scope()).as_deref())?;
-        let (streamed, plain) = (StreamDecoder::new(&request.tools), PlainDecoder::new(&request.tools));
-        // What was encoded is needed no more: a large prompt is not held for as long as its reply lasts.
-        drop(call);
-        let response = self.client.post(ctx, self.post(auth, body)).await?.success(read_error).await?;
-        let asked = if self.options.stream { Asked::Streamed } else { Asked::Plain };
-        reply_stream(response, asked, streamed, plain).await
+        self.send(ctx, call).await.map_err(|error| error.with_operation("openai.chat"))
     }
 }
 

@@ -79,6 +79,7 @@ impl HttpClient {
     /// [`ErrorKind::Config`] for a base URL, a certificate, a proxy or a header that cannot be used.
     pub fn new(provider: &'static str, config: &ClientConfig) -> Result<Self> {
         let base_url = config.checked_base_url()?;
+        let timeouts = config.timeouts.unwrap_or_default();
         let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             let (name, value) = header(name, value)?;
@@ -88,7 +89,7 @@ impl HttpClient {
             .tls_backend_preconfigured(tls::client_config(&config.ca_certificates)?)
             .user_agent(concat!("loomflow/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
-            .connect_timeout(config.timeouts.connect)
+            .connect_timeout(timeouts.connect)
             .pool_max_idle_per_host(MAX_IDLE)
             .redirect(Policy::none())
             .referer(false)
@@ -98,7 +99,7 @@ impl HttpClient {
                 builder.proxy(reqwest::Proxy::all(proxy).map_err(|e| unusable("the proxy's address", e))?);
         }
         let http = builder.build().map_err(|e| unusable("the client's configuration", e))?;
-        Ok(Self { http, provider, base_url: base_url.into(), timeouts: config.timeouts })
+        Ok(Self { http, provider, base_url: base_url.into(), timeouts })
     }
 
     /// The provider's name.
@@ -111,6 +112,12 @@ impl HttpClient {
     #[must_use]
     pub fn base_url(&self) -> &str {
         &self.base_url
+    }
+
+    /// How long the parts of a call may take.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// The vendor whose list prices hold at this address; `None` for any server whose prices only its operator knows.
@@ -232,7 +239,11 @@ fn failed_to_send(cause: reqwest::Error) -> Error {
     } else {
         (ErrorKind::Transport, "the connection broke before the provider answered")
     };
-    Error::new(kind, format!("{what}: {}", causes(&cause)))
+    let why = causes(&cause);
+    // The TLS library's word for an answer that is no TLS at all.
+    let hint =
+        if why.contains("InvalidContentType") { " (is it a server without TLS, at http://?)" } else { "" };
+    Error::new(kind, format!("{what}: {why}{hint}"))
 }
 
 fn no_answer(by_headers: bool, wait: Duration) -> Error {

@@ -12,7 +12,7 @@ use url::Url;
 pub struct Timeouts {
     /// Until the connection stands, its TLS handshake included: 5 s.
     pub connect: Duration,
-    /// From then until the answer's headers are there: 60 s.
+    /// From then until the answer's headers are there: 60 s. See [`Timeouts::for_whole_replies`], too.
     pub headers: Duration,
     /// Between two pieces of the body: 60 s.
     pub idle: Duration,
@@ -28,6 +28,12 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// The defaults for replies that are not streamed: the headers, which come when all of it is generated, may take ten minutes.
+    #[must_use]
+    pub fn for_whole_replies() -> Self {
+        Self::default().with_headers(Duration::from_mins(10))
+    }
+
     /// Sets the time until the connection stands.
     #[must_use]
     pub fn with_connect(mut self, limit: Duration) -> Self {
@@ -63,8 +69,8 @@ impl Timeouts {
 pub struct ClientConfig {
     /// Where the provider's API begins, such as `https://api.openai.com/v1`.
     pub base_url: String,
-    /// How long it may take.
-    pub timeouts: Timeouts,
+    /// How long it may take; `None` is [`Timeouts::default`], or [`Timeouts::for_whole_replies`] where an adapter asks for those.
+    pub timeouts: Option<Timeouts>,
     /// Certificates (PEM) of authorities to trust beside the platform's.
     pub ca_certificates: Vec<String>,
     /// A proxy for every request. The environment's proxy settings are not read.
@@ -79,7 +85,7 @@ impl ClientConfig {
     pub fn new(base_url: impl Into<String>) -> Self {
         Self {
             base_url: base_url.into(),
-            timeouts: Timeouts::default(),
+            timeouts: None,
             ca_certificates: Vec::new(),
             proxy: None,
             headers: Vec::new(),
@@ -96,7 +102,7 @@ impl ClientConfig {
     /// Sets how long it may take.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = timeouts;
+        self.timeouts = Some(timeouts);
         self
     }
 
@@ -130,7 +136,7 @@ impl ClientConfig {
         let bad = |why: &str| {
             Error::new(
                 ErrorKind::Config,
-                format!("the base URL {why}; it looks like https://api.example.com/v1"),
+                format!("the base URL {why}; it begins with http:// or https:// and a host"),
             )
         };
         let url = Url::parse(self.base_url.trim()).map_err(|e| bad(&format!("cannot be read ({e})")))?;

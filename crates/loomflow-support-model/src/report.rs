@@ -41,15 +41,16 @@ impl Reported {
     #[must_use]
     pub fn into_error(self) -> Error {
         let kind = self.kind().unwrap_or(ErrorKind::Transport);
-        self.as_kind(kind, "the provider reported an error")
+        self.as_kind(kind, "the provider reported an error", None)
     }
 
-    /// The error of this report as `kind`; `without` stands where the report has no words.
-    pub(crate) fn as_kind(&self, kind: ErrorKind, without: &str) -> Error {
+    /// The error of this report as `kind`; `without` stands where the report has no words, and `advice` behind them.
+    pub(crate) fn as_kind(&self, kind: ErrorKind, without: &str, advice: Option<&str>) -> Error {
         let words = provider_text(&self.message);
-        let message = match words.as_str() {
-            "" => without.to_owned(),
-            words => format!("the provider said: {words}"),
+        let message = match (words.as_str(), advice) {
+            ("", _) => without.to_owned(),
+            (words, None) => format!("the provider said: {words}"),
+            (words, Some(advice)) => format!("the provider said: {words} ({advice})"),
         };
         let error = Error::new(kind, message);
         let error = match self.codes.first() {

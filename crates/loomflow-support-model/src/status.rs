@@ -37,7 +37,7 @@ impl Response {
         let error = match read(&body) {
             Some(report) => {
                 let kind = specific(status, &report).unwrap_or_else(|| kind_of_status(status));
-                report.as_kind(kind, meaning(status))
+                report.as_kind(kind, meaning(status), what_to_check(status))
             }
             None => Error::new(kind_of_status(status), foreign(status, &body)),
         };
@@ -78,6 +78,16 @@ fn meaning(status: u16) -> &'static str {
         504 | 524 => "the provider, or a proxy before it, timed out",
         408 | 409 | 500.. => "the provider is overloaded or failed on its side",
         _ => "the provider refused the request",
+    }
+}
+
+/// What the provider's own words often leave out: what to look at.
+fn what_to_check(status: u16) -> Option<&'static str> {
+    match status {
+        401 => Some("check the API key, and that it is this server's"),
+        403 => Some("check that the API key may use this model"),
+        404 => Some("check the model's name and the base URL"),
+        _ => None,
     }
 }
 

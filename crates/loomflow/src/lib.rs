@@ -45,9 +45,9 @@ pub mod provider {
 /// What most applications need.
 pub mod prelude {
     pub use loomflow_core::{
-        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, IntoToolOutcome,
-        Json, Namespace, NanoUsd, PermittedCall, Result, RunContext, RunResult, RunStatus, SecretRef,
-        SessionId, Tool, ToolOutcome, ToolSpec, UserId, Window,
+        Agent, BudgetConfig, Decision, Effect, Erase, Error, ErrorKind, Event, EventKind, Identity, Image,
+        IntoToolOutcome, Json, Namespace, NanoUsd, PermittedCall, Price, Result, RetryPolicy, RunContext,
+        RunResult, RunStatus, Secret, SecretRef, SessionId, Tool, ToolOutcome, ToolSpec, UserId, Window,
     };
 
     #[cfg(feature = "local")]

@@ -53,6 +53,7 @@ async fn main() -> ExitCode {
 }
 
 async fn converse(model: Arc<dyn Model>, prompt: &str) -> Result<()> {
+    let is_priced = model.price().is_some();
     let agent = Agent::builder("You are a helpful assistant. Answer in one sentence.")
         .model(model)
         .memory(InMemoryMemory::new())
@@ -64,6 +65,7 @@ async fn converse(model: Arc<dyn Model>, prompt: &str) -> Result<()> {
     let you = agent.for_user(UserId::new("you")?);
     println!("you: {prompt}");
     print!("it:  ");
+    drop(std::io::stdout().flush());
     let mut events = you.stream(prompt).session("example").await?;
     while let Some(event) = events.next().await {
         match event.kind {
@@ -76,11 +78,13 @@ async fn converse(model: Arc<dyn Model>, prompt: &str) -> Result<()> {
         }
     }
     let result = events.result().await?;
-    println!("\n\n{:?} after {} model calls.", result.status, result.turns);
+    let why = result.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    println!("\n\n{:?}{why}; model calls: {}.", result.status, result.turns);
     let usage = result.usage;
+    let cost = if is_priced { format!("{} USD", usage.cost_usd) } else { "price not known".to_owned() };
     println!(
-        "{} tokens in ({} from the provider's cache), {} out, {} USD.",
-        usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.cost_usd
+        "{} tokens in ({} from the provider's cache), {} out, {cost}.",
+        usage.input_tokens, usage.cached_input_tokens, usage.output_tokens
     );
     Ok(())
 }

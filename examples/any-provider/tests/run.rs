@@ -73,6 +73,7 @@ async fn it_talks_to_whatever_endpoint_it_is_given() {
         assert!(output.status.success(), "{said}{}", text(&output.stderr));
         let bill = double.books().account(key);
         assert!(bill.calls > 0 && said.contains(&format!("{} tokens in", bill.input)), "{bill:?}\n{said}");
+        assert!(said.contains("price not known"), "nobody knows this server's prices: {said}");
         assert!(!said.contains(key) && !text(&output.stderr).contains(key));
     }
 }

@@ -304,8 +304,8 @@ impl<M> AgentBuilder<M> {
         self
     }
 
-    /// Sets the model's context window in tokens (what the model declares, or 100,000). A prompt above `above` of it is
-    /// cut down to `to` of it.
+    /// Sets the context window in tokens (100,000); a smaller one that the model declares holds instead. A prompt above
+    /// `above` of it is cut down to `to` of it.
     pub fn context_window(mut self, tokens: u64, above: f64, to: f64) -> Self {
         self.context_window = tokens;
         self.cleanup = (above, to);

@@ -191,6 +191,8 @@ async fn statuses_are_typed() {
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{status} {body}: {error}");
             assert!(error.context().contains(&("request_id", "r1".to_owned())), "{error}");
             assert_eq!(error.message().contains("the words"), body == json, "{error}");
+            let advised = body == json && matches!(status, 401 | 403 | 404);
+            assert_eq!(error.message().contains("(check "), advised, "{error}");
             assert_eq!(
                 error.message().contains("a page instead of JSON: oops"),
                 body.starts_with('<'),
