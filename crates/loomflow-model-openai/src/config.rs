@@ -1,6 +1,7 @@
 //! What an [`OpenAiModel`](crate::OpenAiModel) is made of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loomflow_core::{Error, ErrorKind, ModelCapabilities, Price, Result};
 use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, EstimateTokens, HttpClient, Timeouts};
@@ -12,6 +13,11 @@ use crate::price::{listed, price_in};
 
 /// Where OpenAI's own API begins.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+
+/// How long a model may think without a word: chat completions send nothing meanwhile, neither headers nor pieces. To give up
+/// sooner would pay for the thinking, and then for that of every further attempt, and never get an answer. A connection that
+/// is dead is noticed by its TCP timeouts long before.
+const SILENCE: Duration = Duration::from_mins(10);
 
 /// What an image is counted as before the provider has counted it. Above what OpenAI's models bill for a large one; an image costs
 /// more only with `gpt-4o-mini`, which has a number of its own.
@@ -65,7 +71,8 @@ impl OpenAiConfig {
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
         Self {
             api_key: api_key.into(),
-            client: ClientConfig::new(OPENAI_BASE_URL),
+            client: ClientConfig::new(OPENAI_BASE_URL)
+                .with_timeouts(Timeouts::default().with_headers(SILENCE).with_idle(SILENCE)),
             options: EncodeOptions::new(name),
             key_header: None,
             max_tokens_field: None,
@@ -85,14 +92,15 @@ impl OpenAiConfig {
         self
     }
 
-    /// Sets how long calls may take.
+    /// Sets how long calls may take. Without this they are the defaults of [`Timeouts`], except that a model may think for
+    /// ten minutes before its headers and between its pieces, in which the API says nothing.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.client.timeouts = timeouts;
         self
     }
 
-    /// Sets everything about the client: address, timeouts, authorities, proxy, headers.
+    /// Sets everything about the client: address, timeouts, authorities, proxy, headers. The timeouts are the ones in it.
     #[must_use]
     pub fn with_client(mut self, client: ClientConfig) -> Self {
         self.client = client;
@@ -257,7 +265,7 @@ impl OpenAiConfig {
 
     pub(crate) fn assemble(self) -> Result<OpenAiModel> {
         let client = HttpClient::new("openai", &self.client)?;
-        let is_openai = client.base_url() == OPENAI_BASE_URL;
+        let is_openai = is_openai(client.base_url());
         let mut options = self.options;
         options.max_tokens = self.max_tokens_field.unwrap_or(if is_openai {
             MaxTokensField::MaxCompletionTokens
@@ -288,6 +296,12 @@ impl OpenAiConfig {
     }
 }
 
+/// Whether this is OpenAI itself, in whichever region. Its reasoning models refuse `max_tokens`.
+fn is_openai(base_url: &str) -> bool {
+    let host = base_url.strip_prefix("https://").and_then(|rest| rest.split(['/', ':']).next());
+    host.is_some_and(|host| host == "api.openai.com" || host.ends_with(".api.openai.com"))
+}
+
 /// A header's name that can be sent.
 pub(crate) fn check_header_name(name: &str) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -298,4 +312,30 @@ pub(crate) fn check_header_name(name: &str) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_thinks_in_silence_is_not_paid_for_and_given_up() {
+        let model = OpenAiConfig::new("o3", ApiKey::none());
+        assert!(model.client.timeouts.headers >= SILENCE && model.client.timeouts.idle >= SILENCE);
+    }
+
+    #[test]
+    fn regions_of_openai_are_openai_and_nobody_else_is() {
+        for (url, yes) in [
+            (OPENAI_BASE_URL, true),
+            ("https://eu.api.openai.com/v1", true),
+            ("http://api.openai.com/v1", false),
+            ("https://api.openai.com.evil.example/v1", false),
+            ("https://evilapi.openai.com.x/v1", false),
+            ("https://notapi.openai.com/v1", false),
+            ("https://api.groq.com/openai/v1", false),
+        ] {
+            assert_eq!(is_openai(url), yes, "{url}");
+        }
+    }
 }
