@@ -393,9 +393,11 @@ fn called_name(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// The arguments as they were written, so that no digit of theirs is lost, when they are one object.
+/// The arguments as they were written, so that no digit of theirs is lost, when they are one object that core could read,
+/// too: half a surrogate pair, or a number beyond all bounds, would have the API refuse this and every later request.
 fn object(arguments: &str) -> &RawValue {
-    let arguments = if is_object(arguments) { arguments } else { "{}" };
+    let reads = is_object(arguments) && serde_json::from_str::<Value>(arguments).is_ok();
+    let arguments = if reads { arguments } else { "{}" };
     serde_json::from_str(arguments).expect("what is an object is valid JSON")
 }
 

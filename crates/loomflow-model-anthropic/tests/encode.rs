@@ -257,6 +257,17 @@ fn reasoning_between_calls_goes_back_where_it_was_signed() {
 }
 
 #[test]
+fn arguments_that_nobody_can_read_do_not_have_every_later_request_refused() {
+    for arguments in
+        [r#"{"n":"\ud800"}"#, r#"{"n":1e999}"#, &format!("{{\"n\":{}1{}}}", "[".repeat(200), "]".repeat(200))]
+    {
+        let said = Message::assistant_calls("", [call("a", arguments)]);
+        let body = body(vec![Message::user("x"), said, Message::tool("a", "error: not valid JSON")]);
+        assert_eq!(body["messages"][1]["content"][0]["input"], json!({}), "{arguments}");
+    }
+}
+
+#[test]
 fn the_other_ways_to_reason() {
     let new = || Settings::new("claude-opus-4-7");
     let request = |messages| ModelRequest::new(messages, 500);
