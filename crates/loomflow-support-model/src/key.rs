@@ -42,11 +42,12 @@ impl ApiKey {
     ///
     /// # Errors
     ///
-    /// What [`RunContext::secret`] fails with, and [`ErrorKind::Config`] for an empty key.
+    /// What [`RunContext::secret`] fails with, and [`ErrorKind::Config`] for an empty key. A kind that would say that a request
+    /// may have been taken becomes [`ErrorKind::Unreachable`]: the call is not charged for a secret store that is down.
     pub async fn resolve(&self, ctx: &RunContext) -> Result<Option<Arc<Secret<String>>>> {
         let key = match &self.0 {
             Origin::None => return Ok(None),
-            Origin::Named(name) => ctx.secret(name).await?,
+            Origin::Named(name) => ctx.secret(name).await.map_err(nothing_was_sent)?,
             Origin::Fixed(key) => {
                 ctx.redactor().register(key);
                 key.clone()
@@ -68,6 +69,14 @@ impl ApiKey {
         ctx.redactor().register(&sent);
         Ok(Some(sent))
     }
+}
+
+fn nothing_was_sent(error: Error) -> Error {
+    if !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::Internal) {
+        return error;
+    }
+    let message = format!("nothing was sent, for the API key could not be resolved: {}", error.message());
+    Error::new(ErrorKind::Unreachable, message).with_retryable(error.is_retryable()).with_source(error)
 }
 
 impl From<SecretRef> for ApiKey {

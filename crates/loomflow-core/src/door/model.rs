@@ -488,8 +488,12 @@ impl<'m> Fold<'m> {
         Ok(())
     }
 
-    /// A stop reason that agrees with what was said.
-    fn sound(&self, mut done: Done) -> Done {
+    /// A stop reason that agrees with what was said, and calls that were said to their end: where the tokens ran out, one
+    /// without arguments may be one whose arguments were still to come, and acting on it would be another call.
+    fn sound(&mut self, mut done: Done) -> Done {
+        if done.stop == StopReason::MaxTokens {
+            self.calls.retain(|call| !call.arguments.trim().is_empty() && call.parse_arguments().is_ok());
+        }
         if done.stop == StopReason::ToolUse && self.calls.is_empty() {
             done.stop = StopReason::End;
         }
