@@ -50,6 +50,20 @@ async fn too_many_images_are_refused_before_anything_is_asked() {
     assert_eq!((error.kind(), model.calls()), (ErrorKind::InvalidInput, 0));
 }
 
+#[tokio::test]
+async fn images_that_no_provider_takes_in_one_request_are_refused_before_anything_is_asked() {
+    let model = ModelDouble::saying("no");
+    let agent = Agent::builder("Look.").model(model.clone()).build().unwrap();
+    let alice = agent.for_user(user("alice"));
+    let mut large = b"GIF89a".to_vec();
+    large.resize(5 << 20, 0);
+    let image = Image::from_bytes(large).unwrap();
+    let show = |many: usize| (0..many).fold(alice.run("what?"), |run, _| run.image(image.clone()));
+    let error = show(5).await.unwrap_err();
+    assert_eq!((error.kind(), model.calls()), (ErrorKind::InvalidInput, 0));
+    show(4).await.unwrap();
+}
+
 /// A reply that is cut off within the arguments of a call has cost what came of them, and a whole one is not counted twice.
 #[tokio::test]
 async fn arguments_in_pieces_are_charged_as_they_come_and_once() {
