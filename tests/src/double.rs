@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use futures_util::stream;
 use loomflow_core::{
-    AdmittedCall, Delta, Done, Error, Model, ModelRequest, ModelStream, Price, Result, RunContext,
-    StopReason, ToolCall, Usage,
+    AdmittedCall, Delta, Done, Error, Model, ModelCapabilities, ModelRequest, ModelStream, Price, Result,
+    RunContext, StopReason, ToolCall, Usage,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -63,6 +63,7 @@ pub struct ModelDouble {
     requests: Mutex<Vec<ModelRequest>>,
     books: Arc<Books>,
     price: Option<Price>,
+    hidden_reasoning: bool,
 }
 
 #[derive(Default)]
@@ -82,7 +83,17 @@ impl ModelDouble {
             requests: Mutex::default(),
             books: Arc::default(),
             price: Some(Price::default()),
+            hidden_reasoning: false,
         })
+    }
+
+    /// A double that does what `script` says, and may reason without a word.
+    pub fn reasoning_in_silence(
+        script: impl Fn(&ModelRequest, u64) -> Result<Vec<Step>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let mut double = Arc::into_inner(Self::new(script)).expect("nobody else has it yet");
+        double.hidden_reasoning = true;
+        Arc::new(double)
     }
 
     /// A double that always says `text`, word by word.
@@ -128,6 +139,10 @@ fn billed(text: &str) -> u64 {
 impl Model for ModelDouble {
     fn name(&self) -> &str {
         "double"
+    }
+
+    fn capabilities(&self) -> ModelCapabilities {
+        ModelCapabilities::default().with_hidden_reasoning(self.hidden_reasoning)
     }
 
     fn price(&self) -> Option<Price> {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use loomflow_core::{
-    Action, Agent, BudgetConfig, Effect, Error, ErrorKind, Image, RetryPolicy, Role, RunStatus, StopReason,
-    ToolOutcome, Window, wire_name,
+    Action, Agent, BudgetConfig, Effect, Error, ErrorKind, EventKind, Image, RetryPolicy, Role, RunStatus,
+    StopReason, ToolOutcome, Window, wire_name,
 };
 use loomflow_local::{HashEmbedder, InMemoryAuditLog, InMemoryMemory, StandardBudget, StandardPermissions};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
@@ -48,6 +48,20 @@ async fn too_many_images_are_refused_before_anything_is_asked() {
     }
     let error = run.await.unwrap_err();
     assert_eq!((error.kind(), model.calls()), (ErrorKind::InvalidInput, 0));
+}
+
+#[tokio::test]
+async fn images_that_no_provider_takes_in_one_request_are_refused_before_anything_is_asked() {
+    let model = ModelDouble::saying("no");
+    let agent = Agent::builder("Look.").model(model.clone()).build().unwrap();
+    let alice = agent.for_user(user("alice"));
+    let mut large = b"GIF89a".to_vec();
+    large.resize(5 << 20, 0);
+    let image = Image::from_bytes(large).unwrap();
+    let show = |many: usize| (0..many).fold(alice.run("what?"), |run, _| run.image(image.clone()));
+    let error = show(5).await.unwrap_err();
+    assert_eq!((error.kind(), model.calls()), (ErrorKind::InvalidInput, 0));
+    show(4).await.unwrap();
 }
 
 /// A reply that is cut off within the arguments of a call has cost what came of them, and a whole one is not counted twice.
@@ -200,4 +214,58 @@ async fn embeddings_are_on_record_like_every_model_call() {
         used.input_tokens, ended.usage.input_tokens,
         "the last one is charged before the result is there"
     );
+}
+
+/// Reasoning that nobody sees is billed. Where its amount is never told, all that was granted counts; where it is, that.
+#[tokio::test]
+async fn silent_reasoning_whose_usage_never_comes_is_charged_as_granted() {
+    for (end, charged) in [
+        (Step::Cut, 50),
+        (Step::DoneWithoutUsage, 50),
+        (Step::Fail(Error::new(ErrorKind::Overloaded, "gone")), 50),
+        (Step::Stop(StopReason::End), 2),
+    ] {
+        let end = parking_lot::Mutex::new(Some(end));
+        let model = ModelDouble::reasoning_in_silence(move |_, _| {
+            let mut steps = say("two words");
+            steps.extend(end.lock().take());
+            Ok(steps)
+        });
+        let agent = Agent::builder("p")
+            .model(model)
+            .budget(unlimited())
+            .max_output_tokens(50)
+            .retry(RetryPolicy::none())
+            .build()
+            .unwrap();
+        let alice = agent.for_user(user("alice"));
+        drop(alice.run("go").await);
+        assert_eq!(alice.usage().await.unwrap().used.output_tokens, charged);
+    }
+}
+
+/// The same for a caller who goes away.
+#[tokio::test]
+async fn silent_reasoning_of_a_run_that_was_dropped_is_charged_as_granted() {
+    let model = ModelDouble::reasoning_in_silence(|_, _| {
+        let mut steps = say("two words");
+        steps.push(Step::Hang);
+        Ok(steps)
+    });
+    let agent = Agent::builder("p")
+        .model(model)
+        .budget(unlimited())
+        .audit_log(InMemoryAuditLog::new())
+        .max_output_tokens(50)
+        .build()
+        .unwrap();
+    let alice = agent.for_user(user("alice"));
+    let mut events = alice.stream("go").await.unwrap();
+    while !matches!(events.next().await.unwrap().kind, EventKind::TextDelta { .. }) {}
+    drop(events);
+    agent.shutdown().await.unwrap();
+    assert_eq!(alice.usage().await.unwrap().used.output_tokens, 50);
+    let entries = entries(&alice).await;
+    let call = entries.iter().find(|entry| entry.event.action == Action::ModelCall).unwrap();
+    assert!(call.event.payload.get().contains("\"output_tokens\":50"), "{:?}", call.event.payload);
 }

@@ -256,6 +256,7 @@ async fn the_cases_of_models_find_what_they_are_named_for() {
         (KeyOfWhoeverWasLast, "each_tenant_sends_its_own_key"),
         (KeyInjects, "a_key_that_no_header_can_carry_sends_nothing"),
         (EmptyKeySent, "a_tenant_without_a_key_sends_nothing"),
+        (StoreIsProvider, "a_secret_store_that_is_down_is_not_the_tenants_to_pay"),
         (UnboundedEvent, "an_event_of_a_hundred_megabytes_leaves_memory_flat"),
         (UnboundedBody, "a_plain_reply_of_a_hundred_megabytes_leaves_memory_flat"),
         (UnboundedErrorBody, "an_error_page_of_a_hundred_megabytes_leaves_memory_flat"),

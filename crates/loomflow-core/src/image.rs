@@ -80,6 +80,14 @@ impl Image {
         &self.source
     }
 
+    /// How many bytes of it are here.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.source {
+            ImageSource::Bytes(bytes) => bytes.len(),
+            ImageSource::Url(_) => 0,
+        }
+    }
+
     /// What is kept of it where images are not.
     pub(crate) fn note(&self) -> String {
         match &self.source {

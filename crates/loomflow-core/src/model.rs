@@ -170,9 +170,19 @@ pub struct ModelCapabilities {
     pub structured_output: bool,
     /// Prompt and answer together, in tokens; `None` when not known.
     pub context_window: Option<u64>,
+    /// Generates, and bills, tokens that it does not show: reasoning, of which a stream tells nothing or a summary. A call whose
+    /// usage never comes is then charged all the output that it was granted, because nobody can know what of it was made.
+    pub hidden_reasoning: bool,
 }
 
 impl ModelCapabilities {
+    /// Declares that tokens are generated and billed which are not shown.
+    #[must_use]
+    pub fn with_hidden_reasoning(mut self, yes: bool) -> Self {
+        self.hidden_reasoning = yes;
+        self
+    }
+
     /// Declares that answers are constrained to a schema while decoding.
     #[must_use]
     pub fn with_structured_output(mut self, yes: bool) -> Self {

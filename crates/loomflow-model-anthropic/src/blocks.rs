@@ -15,6 +15,9 @@ use crate::usage::Reports;
 const MAX_KEPT_BYTES: usize = 8 << 20;
 /// What a kept block costs besides its text.
 const BLOCK_BYTES: usize = 128;
+/// The most bytes of a call's name and of its id: both are recorded, and the provider's own are a fraction of it.
+const MAX_NAME_BYTES: usize = 256;
+const MAX_ID_BYTES: usize = 1_024;
 /// The most blocks that may be open at once; a correct stream has one.
 const MAX_OPEN: usize = 2 * MAX_TOOL_SLOTS;
 
@@ -48,14 +51,39 @@ pub(crate) enum Reasoning {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     provider: String,
-    pub(crate) blocks: Vec<Reasoning>,
+    blocks: Vec<Reasoning>,
+    /// Where each block stood; left out where all of them began the reply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    places: Vec<Place>,
 }
+
+/// What was said before a block of reasoning: so many bytes of text, and so many calls. A model may reason again between its
+/// calls, and the provider refuses reasoning that does not stand where it was signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
+pub(crate) struct Place(pub(crate) usize, pub(crate) usize);
 
 const PROVIDER: &str = "anthropic";
 
 impl State {
-    fn new(blocks: Vec<Reasoning>) -> Self {
-        Self { provider: PROVIDER.to_owned(), blocks }
+    fn new(blocks: Vec<Reasoning>, mut places: Vec<Place>) -> Self {
+        if places.iter().all(|place| *place == Place::default()) {
+            places.clear();
+        }
+        Self { provider: PROVIDER.to_owned(), blocks, places }
+    }
+
+    /// The blocks and their places in a message with this text and so many calls; none of them where they do not fit it.
+    pub(crate) fn placed(self, text: &str, calls: usize) -> Vec<(Place, Reasoning)> {
+        let Self { blocks, mut places, .. } = self;
+        if places.is_empty() {
+            places = vec![Place::default(); blocks.len()];
+        }
+        let within = |place: &Place| text.is_char_boundary(place.0) && place.1 <= calls;
+        let in_order = places.is_sorted_by_key(|place| place.0) && places.is_sorted_by_key(|place| place.1);
+        if places.len() != blocks.len() || !in_order || !places.iter().all(within) {
+            return Vec::new();
+        }
+        places.into_iter().zip(blocks).collect()
     }
 
     /// The state of this provider; `None` for a foreign or unreadable one.
@@ -131,7 +159,11 @@ pub(crate) struct Blocks {
     names: ToolNames,
     open: Vec<(Option<u64>, Slot)>,
     reasoning: Vec<Reasoning>,
+    /// Where each block of reasoning stands.
+    places: Vec<Place>,
     calls: Vec<OpenCall>,
+    /// Bytes of text that were said.
+    text: usize,
     kept: usize,
     said_something: bool,
 }
@@ -142,7 +174,9 @@ impl Blocks {
             names,
             open: Vec::new(),
             reasoning: Vec::new(),
+            places: Vec::new(),
             calls: Vec::new(),
+            text: 0,
             kept: 0,
             said_something: false,
         }
@@ -161,9 +195,8 @@ impl Blocks {
             REDACTED => {
                 let data = block.data.unwrap_or_default();
                 self.keep(BLOCK_BYTES + data.len())?;
-                self.reasoning.push(Reasoning::RedactedThinking { data });
                 self.said_something = true;
-                Slot::Reasoning(self.reasoning.len() - 1)
+                self.keep_reasoning(Reasoning::RedactedThinking { data })
             }
             CALL => self.start_call(block, out)?,
             _ => Slot::Skipped,
@@ -190,6 +223,7 @@ impl Blocks {
     pub(crate) fn text(&mut self, piece: &str, out: &mut Vec<Delta>) {
         if !piece.is_empty() {
             self.said_something = true;
+            self.text += piece.len();
             out.push(Delta::Text(piece.into()));
         }
     }
@@ -256,7 +290,8 @@ impl Blocks {
             Reasoning::RedactedThinking { data } => !data.is_empty(),
         };
         if !self.reasoning.is_empty() && self.reasoning.iter().all(signed) {
-            let state = serde_json::to_string(&State::new(self.reasoning)).expect("strings are valid JSON");
+            let state = State::new(self.reasoning, self.places);
+            let state = serde_json::to_string(&state).expect("strings and numbers are valid JSON");
             out.push(Delta::ProviderState(state.into()));
         }
         let mut done = Done::without_usage(stop);
@@ -271,8 +306,13 @@ impl Blocks {
             self.said_something = true;
             out.push(Delta::Reasoning(thinking.as_str().into()));
         }
-        self.reasoning.push(Reasoning::Thinking { thinking, signature });
-        Ok(Slot::Reasoning(self.reasoning.len() - 1))
+        Ok(self.keep_reasoning(Reasoning::Thinking { thinking, signature }))
+    }
+
+    fn keep_reasoning(&mut self, block: Reasoning) -> Slot {
+        self.reasoning.push(block);
+        self.places.push(Place(self.text, self.calls.len()));
+        Slot::Reasoning(self.reasoning.len() - 1)
     }
 
     fn start_call(&mut self, block: Block<'_>, out: &mut Vec<Delta>) -> Result<Slot> {
@@ -289,6 +329,9 @@ impl Blocks {
             )));
         }
         let id = block.id.unwrap_or_default();
+        if name.len() > MAX_NAME_BYTES || id.len() > MAX_ID_BYTES {
+            return Err(broke_protocol("the name or the id of a tool call is too long"));
+        }
         self.keep(BLOCK_BYTES + id.len() + name.len() + given.len())?;
         let given_whole = !given.is_empty();
         if given_whole {

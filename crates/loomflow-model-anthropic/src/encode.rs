@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use loomflow_core::{Error, Image, ImageSource, Message, ModelRequest, Result, Role, wire_name};
+use loomflow_core::{Error, Image, ImageSource, Message, ModelRequest, Result, Role, ToolCall, wire_name};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::blocks::{Reasoning, State, is_object};
+use crate::blocks::{Place, Reasoning, State, is_object};
 use crate::schema::is_native;
 use crate::settings::{MIN_BUDGET, Settings, Thinking};
 
@@ -293,15 +293,15 @@ impl<'a> Conversation<'a> {
         // Reasoning begins a turn. Behind what the model said before, it is not where it was signed.
         let goes_on = self.turns.last().is_some_and(|turn| turn.role == Speaker::Assistant);
         let state = message.provider_state.as_deref().filter(|_| !goes_on).and_then(State::read);
-        let reasoning =
-            state.into_iter().flat_map(|state| state.blocks).map(|block| Block::Reasoning(block).into());
-        let mut content: Vec<_> = reasoning.chain(text_block(&message.text)).collect();
-        for call in message.calls() {
-            let id = self.new_id(&call.id);
-            self.unanswered.push((&call.id, id.clone()));
-            let input = object(&call.arguments);
-            content.push(Block::ToolUse { id, name: called_name(&call.name), input }.into());
+        let (text, calls) = (&*message.text, message.calls());
+        let reasoning = state.map(|state| state.placed(text, calls.len())).unwrap_or_default();
+        let (mut content, mut said) = (Vec::new(), Place::default());
+        for (place, block) in reasoning {
+            self.said_between(text, calls, said, place, &mut content);
+            content.push(Block::Reasoning(block).into());
+            said = place;
         }
+        self.said_between(text, calls, said, Place(text.len(), calls.len()), &mut content);
         // Reasoning by itself is nothing that was said.
         if content.iter().all(Marked::is_reasoning) {
             return;
@@ -310,6 +310,24 @@ impl<'a> Conversation<'a> {
             self.say(Speaker::User, vec![Block::Text { text: BEFORE }.into()]);
         }
         self.say(Speaker::Assistant, content);
+    }
+
+    /// The text and the calls of a message between two places.
+    fn said_between(
+        &mut self,
+        text: &'a str,
+        calls: &'a [ToolCall],
+        from: Place,
+        to: Place,
+        content: &mut Vec<Marked<'a>>,
+    ) {
+        content.extend(text_block(&text[from.0..to.0]));
+        for call in &calls[from.1..to.1] {
+            let id = self.new_id(&call.id);
+            self.unanswered.push((&call.id, id.clone()));
+            let input = object(&call.arguments);
+            content.push(Block::ToolUse { id, name: called_name(&call.name), input }.into());
+        }
     }
 
     fn outcome(&mut self, message: &'a Message) {
@@ -375,9 +393,11 @@ fn called_name(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// The arguments as they were written, so that no digit of theirs is lost, when they are one object.
+/// The arguments as they were written, so that no digit of theirs is lost, when they are one object that core could read,
+/// too: half a surrogate pair, or a number beyond all bounds, would have the API refuse this and every later request.
 fn object(arguments: &str) -> &RawValue {
-    let arguments = if is_object(arguments) { arguments } else { "{}" };
+    let reads = is_object(arguments) && serde_json::from_str::<Value>(arguments).is_ok();
+    let arguments = if reads { arguments } else { "{}" };
     serde_json::from_str(arguments).expect("what is an object is valid JSON")
 }
 

@@ -94,7 +94,9 @@ impl Model for AnthropicModel {
 
     fn capabilities(&self) -> ModelCapabilities {
         // What the API does not take goes into the instructions, which is this adapter's to do.
-        let capabilities = ModelCapabilities::default().with_structured_output(true);
+        let capabilities = ModelCapabilities::default()
+            .with_structured_output(true)
+            .with_hidden_reasoning(self.0.settings.may_reason());
         match self.0.context_window {
             Some(tokens) => capabilities.with_context_window(tokens),
             None => capabilities,

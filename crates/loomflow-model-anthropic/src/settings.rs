@@ -155,6 +155,17 @@ impl Settings {
         }
     }
 
+    /// Whether the model may reason. What it streams of that is a summary; what it bills is all of it.
+    #[cfg(feature = "client")]
+    pub(crate) fn may_reason(&self) -> bool {
+        match self.thinking {
+            Thinking::Off => false,
+            Thinking::Budget(_) | Thinking::Adaptive => true,
+            // The latest models reason unasked.
+            Thinking::ModelDefault => self.effort.is_some() || Family::of(&self.model).is_dense(),
+        }
+    }
+
     /// Streams the reply, or asks for it whole.
     #[must_use]
     pub fn with_stream(mut self, yes: bool) -> Self {

@@ -11,7 +11,7 @@ use loomflow_core::{
     Delta, Done, Epoch, Error, ErrorKind, Identity, Message, Model, ModelRequest, Namespace, Price, Result,
     Secret, StopReason, Usage,
 };
-use loomflow_model_anthropic::{AnthropicConfig, AnthropicModel, AuthStyle, CacheTtl, Effort};
+use loomflow_model_anthropic::{AnthropicConfig, AnthropicModel, AuthStyle, CacheTtl, Effort, Thinking};
 use loomflow_support_model::{ApiKey, Timeouts};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -206,6 +206,9 @@ async fn a_model_says_what_it_is() {
     let model = AnthropicModel::new("claude-sonnet-4-5", key());
     assert_eq!(model.name(), "claude-sonnet-4-5");
     assert!(model.capabilities().structured_output);
+    assert!(!model.capabilities().hidden_reasoning, "this one reasons when it is asked to");
+    let thinking = builder("http://localhost").with_thinking(Thinking::Budget(2_048)).build().unwrap();
+    assert!(thinking.capabilities().hidden_reasoning);
     assert_eq!(model.capabilities().context_window, Some(200_000), "as the price table says");
     let listed = Price::per_token(3_000_000, 15_000_000);
     assert_eq!(model.price(), Some(listed.with_cache(300_000, 3_750_000)));

@@ -5,9 +5,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use loomflow_core::{Effect, ErrorKind, Image, Message, ModelRequest, ToolCall, ToolSpec};
-use loomflow_model_anthropic::codec::{Settings, encode};
+use loomflow_core::{Delta, Effect, ErrorKind, Image, Message, ModelRequest, ToolCall, ToolSpec};
+use loomflow_model_anthropic::codec::{PlainDecoder, Settings, encode};
 use loomflow_model_anthropic::{CacheTtl, Effort, ServiceTier, Thinking};
+use loomflow_support_model::Decode as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -205,6 +206,65 @@ fn a_budget_is_asked_for_where_it_can_be() {
     let clamped = ask(in_the_middle(state()), 500);
     assert_eq!(clamped["thinking"], Value::Null);
     assert!(!clamped.to_string().contains("c2ln"), "reasoning is not handed back to a call without it");
+}
+
+/// What a model says that reasons again between its calls, as a stream and as the blocks that the API wants back.
+fn interleaved() -> (Vec<Value>, String) {
+    let thinking =
+        |n: u8| json!({"type": "thinking", "thinking": format!("t{n}"), "signature": format!("s{n}")});
+    let blocks = vec![
+        thinking(1),
+        json!({"type": "text", "text": "é, first"}),
+        json!({"type": "tool_use", "id": "a", "name": "billing__refund", "input": {"n": 1}}),
+        thinking(2),
+        thinking(3),
+        json!({"type": "tool_use", "id": "b", "name": "billing__refund", "input": {"n": 2}}),
+    ];
+    let usage = json!({"input_tokens": 1, "output_tokens": 1});
+    let body = json!({"type": "message", "content": &blocks, "stop_reason": "tool_use", "usage": usage});
+    (blocks, body.to_string())
+}
+
+#[test]
+fn reasoning_between_calls_goes_back_where_it_was_signed() {
+    let (blocks, body) = interleaved();
+    let asked = ModelRequest::new(vec![Message::user("x")], 9_000).with_tools(tools());
+    let (mut decoder, mut deltas) = (PlainDecoder::new(&asked), Vec::new());
+    decoder.push(body.as_bytes(), &mut deltas).unwrap();
+    decoder.finish(&mut deltas).unwrap();
+    let (mut text, mut calls, mut state) = (String::new(), Vec::new(), None);
+    for delta in deltas {
+        match delta {
+            Delta::Text(piece) => text.push_str(&piece),
+            Delta::ToolCall(call) => calls.push(call),
+            Delta::ProviderState(kept) => state = Some(kept),
+            _ => {}
+        }
+    }
+    let answered = |text: &str| {
+        let said = Message::assistant_calls(text, calls.clone()).with_provider_state(state.clone());
+        let messages = vec![Message::user("x"), said, Message::tool("a", "1"), Message::tool("b", "2")];
+        let adaptive = Settings::new("claude-opus-4-6").with_thinking(Thinking::Adaptive);
+        body_of(&ModelRequest::new(messages, 9_000), &adaptive)["messages"][1]["content"].clone()
+    };
+    assert_eq!(answered(&text), Value::Array(blocks));
+    let changed = answered("e");
+    assert_eq!(
+        changed.as_array().unwrap().len(),
+        3,
+        "reasoning that has lost its place stays away: {changed}"
+    );
+}
+
+#[test]
+fn arguments_that_nobody_can_read_do_not_have_every_later_request_refused() {
+    for arguments in
+        [r#"{"n":"\ud800"}"#, r#"{"n":1e999}"#, &format!("{{\"n\":{}1{}}}", "[".repeat(200), "]".repeat(200))]
+    {
+        let said = Message::assistant_calls("", [call("a", arguments)]);
+        let body = body(vec![Message::user("x"), said, Message::tool("a", "error: not valid JSON")]);
+        assert_eq!(body["messages"][1]["content"][0]["input"], json!({}), "{arguments}");
+    }
 }
 
 #[test]

@@ -70,6 +70,16 @@ impl Calls {
         Ok(())
     }
 
+    /// Forgets the calls whose arguments are not one whole object, of a reply that was cut off. Acting on half of them, or on
+    /// none, would be another call than the one the model was making.
+    pub(crate) fn keep_whole(&mut self) {
+        let is_whole = |slot: &Slot| {
+            let text = slot.arguments.trim_start();
+            text.starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+        };
+        self.slots.retain(is_whole);
+    }
+
     /// The whole calls, each under an id of its own, whatever the server sent.
     pub(crate) fn finish(&mut self, out: &mut Vec<Delta>) {
         let slots = std::mem::take(&mut self.slots);

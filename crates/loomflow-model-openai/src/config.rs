@@ -1,6 +1,7 @@
 //! What an [`OpenAiModel`](crate::OpenAiModel) is made of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loomflow_core::{Error, ErrorKind, ModelCapabilities, Price, Result};
 use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, EstimateTokens, HttpClient, Timeouts};
@@ -12,6 +13,11 @@ use crate::price::{listed, price_in};
 
 /// Where OpenAI's own API begins.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+
+/// How long a model may think without a word: chat completions send nothing meanwhile, neither headers nor pieces. To give up
+/// sooner would pay for the thinking, and then for that of every further attempt, and never get an answer. A connection that
+/// is dead is noticed by its TCP timeouts long before.
+const SILENCE: Duration = Duration::from_mins(10);
 
 /// What an image is counted as before the provider has counted it. Above what OpenAI's models bill for a large one; an image costs
 /// more only with `gpt-4o-mini`, which has a number of its own.
@@ -57,6 +63,9 @@ pub struct OpenAiConfig {
     pub tokens: Option<Arc<dyn CountTokens>>,
     /// What one image is counted as where tokens are estimated.
     pub image_tokens: Option<u64>,
+    /// Whether the model reasons without showing it. `None` decides: it does when an effort is set, and when it is one of
+    /// OpenAI's reasoning models by its name.
+    pub hidden_reasoning: Option<bool>,
 }
 
 impl OpenAiConfig {
@@ -75,6 +84,7 @@ impl OpenAiConfig {
             context_window: None,
             tokens: None,
             image_tokens: None,
+            hidden_reasoning: None,
         }
     }
 
@@ -86,14 +96,15 @@ impl OpenAiConfig {
     }
 
     /// Sets how long calls may take. Without this they are the defaults of [`Timeouts`], except that the headers of a plain
-    /// reply, which come when all of it is generated, may take ten minutes.
+    /// reply, which come when all of it is generated, may take ten minutes, and so may anything of a model that reasons in
+    /// silence.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.client.timeouts = Some(timeouts);
         self
     }
 
-    /// Sets everything about the client: address, timeouts, authorities, proxy, headers.
+    /// Sets everything about the client: address, timeouts, authorities, proxy, headers. The timeouts are the ones in it.
     #[must_use]
     pub fn with_client(mut self, client: ClientConfig) -> Self {
         self.client = client;
@@ -240,6 +251,14 @@ impl OpenAiConfig {
         self
     }
 
+    /// Says whether the model reasons without showing it. Such a model is given ten minutes of silence, and a call of it whose
+    /// usage never comes is charged all the output it could have made.
+    #[must_use]
+    pub fn with_hidden_reasoning(mut self, yes: bool) -> Self {
+        self.hidden_reasoning = Some(yes);
+        self
+    }
+
     /// The model.
     ///
     /// # Errors
@@ -257,11 +276,14 @@ impl OpenAiConfig {
     }
 
     pub(crate) fn assemble(mut self) -> Result<OpenAiModel> {
-        if !self.options.stream {
+        let reasons = self.hidden_reasoning.unwrap_or_else(|| reasons_in_silence(&self.options));
+        if reasons {
+            self.client.timeouts.get_or_insert(Timeouts::default().with_headers(SILENCE).with_idle(SILENCE));
+        } else if !self.options.stream {
             self.client.timeouts.get_or_insert_with(Timeouts::for_whole_replies);
         }
         let client = HttpClient::new("openai", &self.client)?;
-        let is_openai = client.base_url() == OPENAI_BASE_URL;
+        let is_openai = is_openai(client.base_url());
         let mut options = self.options;
         options.max_tokens = self.max_tokens_field.unwrap_or(if is_openai {
             MaxTokensField::MaxCompletionTokens
@@ -276,7 +298,8 @@ impl OpenAiConfig {
             IMAGE_TOKENS
         });
         let mut capabilities = ModelCapabilities::default()
-            .with_structured_output(options.structured_output == StructuredOutput::JsonSchema);
+            .with_structured_output(options.structured_output == StructuredOutput::JsonSchema)
+            .with_hidden_reasoning(reasons);
         capabilities.context_window =
             self.context_window.or_else(|| listed.and_then(|model| model.context_window()));
         Ok(OpenAiModel {
@@ -290,6 +313,23 @@ impl OpenAiConfig {
             tokens: self.tokens.unwrap_or_else(|| Arc::new(EstimateTokens::new(image_tokens))),
         })
     }
+}
+
+/// Whether the model generates tokens that nobody sees: when it is told how hard to think, or has a name of OpenAI's
+/// reasoning models, wherever it is served. A wrong guess costs patience, and an estimate that is too high.
+fn reasons_in_silence(options: &EncodeOptions) -> bool {
+    let told = options.reasoning_effort.as_deref().is_some_and(|effort| effort != "none");
+    let name = options.model.rsplit('/').next().unwrap_or_default();
+    let digit_after = |start| name.strip_prefix(start).and_then(|rest| rest.bytes().next());
+    let named = digit_after("o").is_some_and(|b| b.is_ascii_digit())
+        || digit_after("gpt-").is_some_and(|b| matches!(b, b'5'..=b'9'));
+    told || named && !name.contains("-chat")
+}
+
+/// Whether this is OpenAI itself, in whichever region. Its reasoning models refuse `max_tokens`.
+fn is_openai(base_url: &str) -> bool {
+    let host = base_url.strip_prefix("https://").and_then(|rest| rest.split(['/', ':']).next());
+    host.is_some_and(|host| host == "api.openai.com" || host.ends_with(".api.openai.com"))
 }
 
 /// A header's name that can be sent.
@@ -318,5 +358,48 @@ mod tests {
         assert_eq!(headers(config().with_streaming(false)), Duration::from_mins(10));
         let set = Timeouts::default().with_headers(Duration::from_secs(7));
         assert_eq!(headers(config().with_timeouts(set).with_streaming(false)), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_model_that_thinks_in_silence_is_not_paid_for_and_given_up() {
+        let built = |config: OpenAiConfig| {
+            let model = config.build().unwrap();
+            (
+                model.client.timeouts().idle >= SILENCE,
+                loomflow_core::Model::capabilities(&model).hidden_reasoning,
+            )
+        };
+        let named = |name: &str| OpenAiConfig::new(name, ApiKey::none());
+        for (config, reasons) in [
+            (named("o3"), true),
+            (named("gpt-5.5-mini"), true),
+            (named("openai/gpt-5"), true),
+            (named("qwen3").with_reasoning_effort("low"), true),
+            (named("qwen3").with_hidden_reasoning(true), true),
+            (named("o3").with_hidden_reasoning(false), false),
+            (named("gpt-4.1-mini"), false),
+            (named("gpt-5-chat-latest"), false),
+            (named("gpt-5").with_reasoning_effort("none").with_hidden_reasoning(false), false),
+            (named("olmo-3"), false),
+        ] {
+            assert_eq!(built(config.clone()), (reasons, reasons), "{config:?}");
+        }
+        let own = Timeouts::default().with_idle(Duration::from_secs(3));
+        assert!(!built(named("o3").with_timeouts(own)).0, "what is set is kept");
+    }
+
+    #[test]
+    fn regions_of_openai_are_openai_and_nobody_else_is() {
+        for (url, yes) in [
+            (OPENAI_BASE_URL, true),
+            ("https://eu.api.openai.com/v1", true),
+            ("http://api.openai.com/v1", false),
+            ("https://api.openai.com.evil.example/v1", false),
+            ("https://evilapi.openai.com.x/v1", false),
+            ("https://notapi.openai.com/v1", false),
+            ("https://api.groq.com/openai/v1", false),
+        ] {
+            assert_eq!(is_openai(url), yes, "{url}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What servers say went wrong, in the forms they say it in.
 
 use loomflow_core::Error;
-use loomflow_support_model::Reported;
+use loomflow_support_model::{Reported, broke_protocol};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -34,6 +34,12 @@ pub(crate) fn within_reply(error: &RawValue) -> Error {
     let account = error.get();
     let read = (account.len() <= MAX_BYTES).then(|| serde_json::from_str::<Value>(account).ok()).flatten();
     read.map_or_else(|| Reported::new([""; 0], ""), |error| report(&error)).into_error()
+}
+
+/// JSON that is not what the protocol says. The parser's own words could repeat all of the text, so only the place is told.
+pub(crate) fn not_understood(what: &str, why: &serde_json::Error) -> Error {
+    let problem = if why.is_data() { "is JSON of another form" } else { "is not JSON" };
+    broke_protocol(format!("{what} {problem} (line {}, column {})", why.line(), why.column()))
 }
 
 fn report(error: &Value) -> Reported {

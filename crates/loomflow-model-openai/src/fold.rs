@@ -73,10 +73,13 @@ impl Fold {
 
     /// The calls, what is to be given back, and the end.
     pub(crate) fn finish(&mut self, out: &mut Vec<Delta>) -> Result<()> {
-        if let Some(reason @ ("error" | "abort")) = self.finish.as_deref() {
+        if let Some(reason @ ("error" | "abort" | "insufficient_system_resource")) = self.finish.as_deref() {
             // Half an answer, with half a call perhaps, must not pass for one.
             let message = format!("the provider gave the reply up (finish_reason {reason:?})");
             return Err(Error::new(ErrorKind::Overloaded, message));
+        }
+        if self.was_cut_off() {
+            self.calls.keep_whole();
         }
         let calls = !self.calls.is_empty();
         self.calls.finish(out);
@@ -147,12 +150,17 @@ impl Fold {
         out.push(Delta::Reasoning(text.into()));
     }
 
+    /// Whether the model was stopped before it was done: what it said last may be half of it.
+    fn was_cut_off(&self) -> bool {
+        matches!(self.finish.as_deref(), Some("length" | "max_tokens" | "model_length" | "content_filter"))
+    }
+
     fn stop(&self, calls: bool) -> StopReason {
         if self.refused {
             return StopReason::Refusal;
         }
         match self.finish.as_deref() {
-            Some("length" | "max_tokens") => StopReason::MaxTokens,
+            Some("length" | "max_tokens" | "model_length") => StopReason::MaxTokens,
             Some("content_filter") => StopReason::Refusal,
             // Many servers say "stop" whatever it was.
             Some("tool_calls" | "function_call" | "stop") | None if calls => StopReason::ToolUse,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loomflow_core::{Delta, Error, ErrorKind, Result, ToolSpec};
 use loomflow_support_model::{Decode, broke_protocol};
 
-use crate::errors::read_error;
+use crate::errors::{not_understood, read_error};
 use crate::fold::Fold;
 use crate::wire::Chunk;
 
@@ -64,5 +64,5 @@ fn unreadable(body: &[u8], error: &serde_json::Error) -> Error {
     if body.trim_ascii_start().starts_with(b"<") {
         return broke_protocol("the server answered with a page instead of JSON; check the base URL");
     }
-    broke_protocol(format!("the reply is not what a chat completion sends: {error}"))
+    not_understood("the reply", error)
 }

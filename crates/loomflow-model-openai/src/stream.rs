@@ -6,7 +6,7 @@ use loomflow_core::{Delta, Error, ErrorKind, Result, ToolSpec};
 use loomflow_support_model::sse::{Event, EventReader};
 use loomflow_support_model::{Decode, MAX_EVENT_BYTES, broke_protocol};
 
-use crate::errors::{read_error, within_reply};
+use crate::errors::{not_understood, read_error, within_reply};
 use crate::fold::Fold;
 use crate::wire::Chunk;
 
@@ -72,10 +72,8 @@ impl Reply {
         if event.name == "error" {
             return Err(event_error(data));
         }
-        let chunk: Chunk = serde_json::from_str(data).map_err(|e| {
-            // The words of the parser, not the provider's: those could be anything.
-            broke_protocol(format!("an event of the reply is not what a chat completion sends: {e}"))
-        })?;
+        let chunk: Chunk =
+            serde_json::from_str(data).map_err(|e| not_understood("an event of the reply", &e))?;
         if chunk.object.0 == "error" && chunk.error.is_none() {
             return Err(event_error(data));
         }

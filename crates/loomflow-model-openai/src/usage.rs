@@ -69,20 +69,24 @@ impl Reported {
     /// The usage; `None` where the reports cannot be the whole of it: every prompt has tokens, and so has every reply that
     /// `said` something.
     pub(crate) fn usage(&self, said: bool) -> Option<Usage> {
-        let output = self.output();
+        let (input, output) = self.in_all();
         if self.input == 0 || (said && output == 0) {
             return None;
         }
-        let cached = self.cached.min(self.input);
-        let written = self.cache_write.min(self.input - cached);
-        let usage = Usage::new(self.input, output).with_cache(cached, written);
+        let cached = self.cached.min(input);
+        let written = self.cache_write.min(input - cached);
+        let usage = Usage::new(input, output).with_cache(cached, written);
         Some(usage.with_reasoning(self.reasoning.min(output)))
     }
 
-    /// Generated tokens, reasoning included. Some servers leave reasoning out of the completion, which their total tells.
-    fn output(&self) -> u64 {
-        let apart = self.output + self.reasoning;
-        if self.reasoning > 0 && self.total == self.input + apart { apart } else { self.output }
+    /// Prompt and generated tokens. Where the total tells of more than both, a server has left some out: what was cached
+    /// out of the prompt, or, as Google's does without naming it, reasoning out of the completion.
+    fn in_all(&self) -> (u64, u64) {
+        let (input, output) = (self.input, self.output);
+        match self.total.saturating_sub(input + output) {
+            more if more > 0 && more == self.cached => (input + more, output),
+            more => (input, output + more),
+        }
     }
 }
 
@@ -112,10 +116,22 @@ mod tests {
         assert_eq!(usage(&[deepseek], true), Some(Usage::new(9, 2).with_cache(8, 0)));
         let apart = r#"{"prompt_tokens":10,"completion_tokens":2,"total_tokens":42,"completion_tokens_details":{"reasoning_tokens":30}}"#;
         assert_eq!(usage(&[apart], true), Some(Usage::new(10, 32).with_reasoning(30)));
+        let cached_apart = r#"{"prompt_tokens":10,"completion_tokens":2,"total_tokens":112,"prompt_tokens_details":{"cached_tokens":100}}"#;
+        assert_eq!(usage(&[cached_apart], true), Some(Usage::new(110, 2).with_cache(100, 0)));
         assert_eq!(
             usage(&[r#"{"prompt_tokens":3.0,"completion_tokens":1.0}"#], true),
             Some(Usage::new(3, 1))
         );
+    }
+
+    #[test]
+    fn reasoning_that_only_the_total_tells_of_is_not_free() {
+        let google = r#"{"prompt_tokens":20,"completion_tokens":198,"total_tokens":623}"#;
+        assert_eq!(usage(&[google], true), Some(Usage::new(20, 603)));
+        let nothing_said = r#"{"prompt_tokens":20,"completion_tokens":0,"total_tokens":425}"#;
+        assert_eq!(usage(&[nothing_said], true), Some(Usage::new(20, 405)));
+        let less = r#"{"prompt_tokens":20,"completion_tokens":5,"total_tokens":7}"#;
+        assert_eq!(usage(&[less], true), Some(Usage::new(20, 5)), "a total takes nothing back");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use loomflow_core::{Embedded, Result, Usage};
-use loomflow_support_model::{broke_protocol, vectors_in_order};
+use loomflow_support_model::{broke_protocol, provider_text, vectors_in_order};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -44,8 +44,11 @@ struct Report {
 ///
 /// Every failure is one that charges: the server has done the work.
 pub(crate) fn read(answer: &[u8], texts: usize, dimensions: usize) -> Result<Embedded> {
-    let parsed: Answer = serde_json::from_slice(answer)
-        .map_err(|e| broke_protocol(format!("the answer is not what an embeddings server sends: {e}")))?;
+    let parsed: Answer = serde_json::from_slice(answer).map_err(|e| {
+        // The parser repeats what it did not expect, however long that is.
+        let why = provider_text(&e.to_string());
+        broke_protocol(format!("the answer is not what an embeddings server sends: {why}"))
+    })?;
     if let Some(error) = &parsed.error {
         return Err(within_reply(error));
     }
@@ -159,6 +162,8 @@ mod tests {
             assert!(error.message().contains(why), "{wrong}: {error}");
             assert_eq!(error.kind(), ErrorKind::Transport);
         }
+        let long = format!(r#"{{"data":{:?}}}"#, "x".repeat(100_000));
+        assert!(vectors(&long).unwrap_err().message().len() < 1_000, "an answer is not an error message");
         let told = vectors(r#"{"error":{"message":"no","code":"rate_limit_exceeded"}}"#).unwrap_err();
         assert_eq!(told.kind(), ErrorKind::RateLimited);
     }

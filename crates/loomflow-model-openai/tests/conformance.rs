@@ -264,6 +264,41 @@ fn what_stands_behind_the_end_is_no_part_of_the_reply() {
 }
 
 #[test]
+fn a_call_that_was_cut_off_is_not_made_with_half_of_its_arguments_or_none() {
+    let call = |index: u64, arguments: &str| {
+        let function = json!({"name": "get_weather", "arguments": arguments});
+        json!({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": index, "id": format!("c{index}"), "function": function}]}}]})
+    };
+    for (reason, whole) in
+        [("length", 1), ("max_tokens", 1), ("model_length", 1), ("tool_calls", 2), ("stop", 2)]
+    {
+        for cut in ["", "{\"city\":\"Os", "  "] {
+            let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]});
+            let events = [call(0, "{\"city\":\"Oslo\"}"), call(1, cut), end];
+            let text: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+            let reply = streamed(&[text.as_bytes()]);
+            assert_eq!(reply.calls.len(), whole, "{reason} {cut:?}");
+            assert_eq!(reply.done().stop == StopReason::MaxTokens, whole == 1, "{reason}");
+        }
+    }
+    let alone = json!({"choices": [{"index": 0, "finish_reason": "length",
+        "message": {"tool_calls": [{"id": "c", "function": {"name": "get_weather", "arguments": ""}}]}}]});
+    let reply = plain_of(&alone.to_string());
+    assert_eq!((reply.calls.len(), &reply.done().stop), (0, &StopReason::MaxTokens));
+}
+
+#[test]
+fn an_answer_of_another_form_does_not_become_an_error_message_of_its_own_size() {
+    let long = "x".repeat(500_000);
+    for body in [json!({"choices": long}), json!({"choices": [{"delta": long, "message": long}]})] {
+        let (_, message) = streamed(&[format!("data: {body}\n\n").as_bytes()]).error.unwrap();
+        assert!(message.len() < 1_000, "{} bytes", message.len());
+        let (_, message) = plain_of(&body.to_string()).error.unwrap();
+        assert!(message.len() < 1_000, "{} bytes", message.len());
+    }
+}
+
+#[test]
 fn other_choices_are_not_this_reply() {
     let events = concat!(
         "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"no\"},\"finish_reason\":\"length\"}]}\n\n",
@@ -314,7 +349,7 @@ fn bodies_that_are_no_reply_are_typed_errors() {
         (" \n", ErrorKind::Truncated, "ended before"),
         ("{\"choices\":[{", ErrorKind::Truncated, "ended before"),
         ("<!doctype html><p>x", ErrorKind::Transport, "a page instead of JSON"),
-        ("pong", ErrorKind::Transport, "not what a chat completion sends"),
+        ("pong", ErrorKind::Transport, "is not JSON"),
         ("{}", ErrorKind::Transport, "without a choice"),
         ("{\"choices\":[]}", ErrorKind::Transport, "without a choice"),
         ("{\"choices\":[{\"index\":3,\"message\":{}}]}", ErrorKind::Transport, "index 0"),

@@ -57,7 +57,7 @@ pub async fn reply_stream(
 }
 
 async fn page(response: &mut Response) -> Error {
-    let body = response.read_up_to(8 << 10).await.map(|(body, _)| body).unwrap_or_default();
+    let body = response.explanation(8 << 10).await;
     let text = String::from_utf8_lossy(&body);
     let message = format!(
         "the server answered with {}: {}; check the base URL",

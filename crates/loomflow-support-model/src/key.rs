@@ -42,24 +42,41 @@ impl ApiKey {
     ///
     /// # Errors
     ///
-    /// What [`RunContext::secret`] fails with, and [`ErrorKind::Config`] for an empty key.
+    /// What [`RunContext::secret`] fails with, and [`ErrorKind::Config`] for an empty key. A kind that would say that a request
+    /// may have been taken becomes [`ErrorKind::Unreachable`]: the call is not charged for a secret store that is down.
     pub async fn resolve(&self, ctx: &RunContext) -> Result<Option<Arc<Secret<String>>>> {
         let key = match &self.0 {
             Origin::None => return Ok(None),
-            Origin::Named(name) => ctx.secret(name).await?,
+            Origin::Named(name) => ctx.secret(name).await.map_err(nothing_was_sent)?,
             Origin::Fixed(key) => {
                 ctx.redactor().register(key);
                 key.clone()
             }
         };
-        if key.expose().trim().is_empty() {
+        let trimmed = key.expose().trim();
+        if trimmed.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!("the API key ({self:?}) is empty; for a server without keys use ApiKey::none()"),
             ));
         }
-        Ok(Some(key))
+        if trimmed.len() == key.expose().len() {
+            return Ok(Some(key));
+        }
+        // Read from a file, it ends with a line feed. What is sent, and what a server may echo, has none, so that is what the
+        // redactor must know.
+        let sent = Arc::new(Secret::new(trimmed.to_owned()));
+        ctx.redactor().register(&sent);
+        Ok(Some(sent))
     }
+}
+
+fn nothing_was_sent(error: Error) -> Error {
+    if !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::Internal) {
+        return error;
+    }
+    let message = format!("nothing was sent, for the API key could not be resolved: {}", error.message());
+    Error::new(ErrorKind::Unreachable, message).with_retryable(error.is_retryable()).with_source(error)
 }
 
 impl From<SecretRef> for ApiKey {
@@ -134,6 +151,13 @@ mod tests {
         assert_eq!(named.resolve(&ctx).await.map(drop).unwrap_err().kind(), ErrorKind::NotFound);
         let empty = ApiKey::from(Secret::new(" \n".to_owned()));
         assert_eq!(empty.resolve(&ctx).await.map(drop).unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[tokio::test]
+    async fn the_key_the_redactor_knows_is_the_one_that_is_sent() {
+        let read_from_a_file = ApiKey::from(Secret::new("sk-0123456789\n".to_owned()));
+        let key = read_from_a_file.resolve(&context()).await.unwrap().unwrap();
+        assert_eq!(key.expose(), "sk-0123456789", "echoed, it has no line feed to be recognised by");
     }
 
     #[test]

@@ -17,6 +17,9 @@ const REQUEST_IDS: [&str; 4] = ["x-request-id", "request-id", "apim-request-id",
 /// The longest id that is kept, in characters.
 const MAX_REQUEST_ID: usize = 128;
 
+/// The longest that the body of an error is waited for. It comes with its head, or it can be done without.
+const ERROR_BODY: Duration = Duration::from_secs(5);
+
 /// How long the rest of an answer may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -128,18 +131,33 @@ impl Response {
         Ok(body)
     }
 
-    /// The first `max` bytes of the body, and whether there are more.
-    pub(crate) async fn read_up_to(&mut self, max: usize) -> Result<(Vec<u8>, bool)> {
+    /// The first `max` bytes of a body that only explains, as far as they come soon. A server that drips them must not hold
+    /// up a call whose outcome is known.
+    pub(crate) async fn explanation(&mut self, max: usize) -> Vec<u8> {
+        let limit = self.limits.idle.min(ERROR_BODY);
         let mut body = Vec::new();
+        // Whether it came to its end changes nothing.
+        let _ = tokio::time::timeout(limit, self.read_into(&mut body, max)).await;
+        body
+    }
+
+    /// The first `max` bytes of the body, and whether there are more.
+    async fn read_up_to(&mut self, max: usize) -> Result<(Vec<u8>, bool)> {
+        let mut body = Vec::new();
+        let cut = self.read_into(&mut body, max).await?;
+        Ok((body, cut))
+    }
+
+    async fn read_into(&mut self, body: &mut Vec<u8>, max: usize) -> Result<bool> {
         while let Some(chunk) = self.chunk().await? {
             let chunk = chunk.as_ref();
             let fits = chunk.len().min(max - body.len());
             body.extend_from_slice(&chunk[..fits]);
             if fits < chunk.len() {
-                return Ok((body, true));
+                return Ok(true);
             }
         }
-        Ok((body, false))
+        Ok(false)
     }
 }
 

@@ -33,7 +33,7 @@ impl Response {
             return Err(self.tell(redirect(status, self.header("location"))));
         }
         // A body that does not come, or not to its end, changes nothing about the status.
-        let body = self.read_up_to(MAX_ERROR_BODY).await.map(|(body, _)| body).unwrap_or_default();
+        let body = self.explanation(MAX_ERROR_BODY).await;
         let error = match read(&body) {
             Some(report) => {
                 let kind = specific(status, &report).unwrap_or_else(|| kind_of_status(status));

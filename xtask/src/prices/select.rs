@@ -41,7 +41,10 @@ const VENDORS: [(&str, &str); 21] = [
 
 /// Models with these words in their name charge for something besides tokens, such as each search, or pass on the price
 /// of another model.
-const MORE_THAN_TOKENS: [&str; 4] = ["-search-", "deep-research", "model-router", "model_router"];
+const MORE_THAN_TOKENS: [&str; 5] = ["-search-", "/flux-", "deep-research", "model-router", "model_router"];
+
+/// A dollar for a million tokens: several times what the dearest embedding costs. Above it the list has slipped by some digits.
+const DEAREST_EMBEDDING: u64 = 1_000_000;
 
 /// A member that begins so is a price of something that is not a token.
 const NOT_TOKENS: [&str; 9] = [
@@ -65,6 +68,7 @@ pub(super) enum Dropped {
     ThinkingCostsMore,
     ManyTiers,
     EntriesDisagree,
+    Implausible,
     NotANumber,
 }
 
@@ -150,6 +154,9 @@ impl Reader<'_> {
         if price.input == 0 || (price.output == 0 && !embedding) {
             return Err(Dropped::Free);
         }
+        if embedding && price.input > DEAREST_EMBEDDING {
+            return Err(Dropped::Implausible);
+        }
         self.thinking(self.listed, price.output)?;
         let flex = self.tier(FLEX, &price, embedding)?;
         let priority = self.tier(PRIORITY, &price, embedding)?;
@@ -196,7 +203,7 @@ impl Reader<'_> {
         Ok(Some(Rates {
             input,
             cached_input: self.positive(all, &format!("cache_read_input_token_cost{end}"))?,
-            cache_write: self.positive(all, &format!("cache_creation_input_token_cost{end}"))?,
+            cache_write: self.written(all, &format!("cache_creation_input_token_cost{end}"), input)?,
             cache_write_1h: self.positive(all, &format!("cache_creation_input_token_cost_above_1hr{end}"))?,
             output,
             long_prompt: self.long_prompt(end)?,
@@ -226,7 +233,7 @@ impl Reader<'_> {
             above,
             input,
             cached_input: self.positive(all, &format!("cache_read_input_token_cost{end}"))?,
-            cache_write: self.positive(all, &format!("cache_creation_input_token_cost{end}"))?,
+            cache_write: self.written(all, &format!("cache_creation_input_token_cost{end}"), input)?,
             cache_write_1h: self.positive(all, &format!("cache_creation_input_token_cost_above_1hr{end}"))?,
             output,
         }))
@@ -255,10 +262,11 @@ impl Reader<'_> {
     fn step(&mut self, step: &Listed) -> Result<Rates, Dropped> {
         let output = self.rate(step, "output_cost_per_token")?.ok_or(Dropped::NoPrice)?;
         self.thinking(step, output)?;
+        let input = self.rate(step, "input_cost_per_token")?.ok_or(Dropped::NoPrice)?;
         Ok(Rates {
-            input: self.rate(step, "input_cost_per_token")?.ok_or(Dropped::NoPrice)?,
+            input,
             cached_input: self.positive(step, "cache_read_input_token_cost")?,
-            cache_write: self.positive(step, "cache_creation_input_token_cost")?,
+            cache_write: self.written(step, "cache_creation_input_token_cost", input)?,
             cache_write_1h: self.positive(step, "cache_creation_input_token_cost_above_1hr")?,
             output,
             long_prompt: None,
@@ -286,6 +294,12 @@ impl Reader<'_> {
     /// A rate of the cache. The list writes zero where a vendor has no such rate, which does not make it free.
     fn positive(&mut self, of: &Listed, member: &str) -> Result<Option<u64>, Dropped> {
         Ok(self.rate(of, member)?.filter(|rate| *rate > 0))
+    }
+
+    /// The rate of writing to the cache. No vendor takes less for it than for not writing; the list has some such numbers,
+    /// which are the price of reading under the wrong name.
+    fn written(&mut self, of: &Listed, member: &str, input: u64) -> Result<Option<u64>, Dropped> {
+        Ok(self.positive(of, member)?.filter(|rate| *rate >= input))
     }
 
     /// A count of tokens, where the list has a number.
@@ -435,6 +449,22 @@ mod tests {
             ),
         );
         assert_eq!((entry.price.cache_write, entry.priority), (None, None));
+    }
+
+    #[test]
+    fn an_embedding_at_a_thousand_times_its_price_is_left_out() {
+        let with = |rate: &str| {
+            format!(r#""litellm_provider":"openai","mode":"embedding","input_cost_per_token":{rate}"#)
+        };
+        assert_eq!(entry("m", &with("1.3e-07")).price.input, 130_000);
+        assert_eq!(dropped("m", &with("0.0001")), Dropped::Implausible);
+    }
+
+    #[test]
+    fn writing_to_a_cache_is_not_cheaper_than_not_writing() {
+        let with = |rate: &str| format!(r#"{CHAT},{PLAIN},"cache_creation_input_token_cost":{rate}"#);
+        assert_eq!(entry("m", &with("2e-07")).price.cache_write, None);
+        assert_eq!(entry("m", &with("5e-07")).price.cache_write, Some(500_000));
     }
 
     #[test]

@@ -14,6 +14,7 @@ type Values = HashMap<(Option<Owner>, SecretRef), Arc<Secret<String>>>;
 #[derive(Default)]
 pub struct TenantSecrets {
     values: Mutex<Values>,
+    down: Mutex<Option<ErrorKind>>,
 }
 
 impl TenantSecrets {
@@ -39,6 +40,11 @@ impl TenantSecrets {
         self.lock().remove(&(None, name.clone()));
     }
 
+    /// Fails every resolution from now on, as a store that is down does.
+    pub fn fail(&self, kind: ErrorKind) {
+        *self.down.lock().unwrap_or_else(PoisonError::into_inner) = Some(kind);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Values> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,6 +53,9 @@ impl TenantSecrets {
 #[async_trait]
 impl Secrets for TenantSecrets {
     async fn resolve(&self, scope: &Scope, reference: &SecretRef) -> Result<Arc<Secret<String>>> {
+        if let Some(kind) = *self.down.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(Error::new(kind, "the double is down"));
+        }
         let values = self.lock();
         let own = values.get(&(Some(scope.owner().clone()), reference.clone()));
         let found = own.or_else(|| values.get(&(None, reference.clone()))).cloned();

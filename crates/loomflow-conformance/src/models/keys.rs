@@ -80,6 +80,17 @@ pub async fn a_tenant_without_a_key_sends_nothing(h: &Harness) -> Outcome {
     Passed
 }
 
+/// A secret store that is down has sent nothing to the provider, so the tenant pays for nothing, however the store failed.
+pub async fn a_secret_store_that_is_down_is_not_the_tenants_to_pay(h: &Harness) -> Outcome {
+    for kind in [ErrorKind::Timeout, ErrorKind::Transport, ErrorKind::Internal, ErrorKind::Overloaded] {
+        let bench = Bench::open(h, |_, _| Script::new()).await;
+        bench.secrets.fail(kind);
+        failed(bench.run("u", 0).await, "a secret store that is down");
+        sent_nothing(&bench, "a secret store that is down");
+    }
+    Passed
+}
+
 /// A key with line breaks or control characters is refused, not cut, and not shown; no header can be slipped in with it.
 pub async fn a_key_that_no_header_can_carry_sends_nothing(h: &Harness) -> Outcome {
     for key in ["sk-hidden\r\nx-injected: 1", "sk-hidden\u{0}", "sk-hid\nden", "sk-hidden\u{7f}x"] {

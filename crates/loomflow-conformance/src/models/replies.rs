@@ -148,6 +148,19 @@ pub async fn call_ids_that_repeat_stay_two_calls(h: &Harness) -> Outcome {
     Passed
 }
 
+/// Where the tokens run out within a call, half of its arguments, or none of them, run nothing; the call before it is whole.
+pub async fn a_call_that_is_cut_off_runs_no_tool(h: &Harness) -> Outcome {
+    for cut in [vec![], vec![r#"{"what":"#, r#""ha"#]] {
+        let reply = WireReply::saying(["Wait. "])
+            .with_call(WireCall::new("c1", "add", cut.clone()))
+            .with_stop(StopReason::MaxTokens);
+        let (bench, result) = two_turns(h, false, reply).await;
+        result.must("a run whose model ran out of tokens within a call");
+        assert!(bench.note.calls().is_empty(), "{cut:?} ran as {:?}", bench.note.calls());
+    }
+    Passed
+}
+
 /// Arguments that are not JSON, or no object, run nothing; the model is told why and may go on.
 pub async fn arguments_that_are_not_json_run_no_tool(h: &Harness) -> Outcome {
     for (pieces, why) in [

@@ -130,6 +130,7 @@ pub(crate) enum Bug {
     RetryAfterPanics,
     EveryStatusIsOverloaded,
     RefusedIsTransport,
+    StoreIsProvider,
     PageInMessage,
     ErrorOvertakes,
 }

@@ -68,7 +68,10 @@ impl ToyModel {
     }
 
     async fn key(&self, ctx: &RunContext) -> Result<String> {
-        let mut key = ctx.secret(&self.key).await?.expose().clone();
+        let resolved = ctx.secret(&self.key).await;
+        let resolved =
+            if self.bug == Bug::StoreIsProvider { resolved } else { resolved.map_err(nothing_was_sent) };
+        let mut key = resolved?.expose().clone();
         if self.bug == Bug::KeyIsKept {
             key = self.kept.lock().unwrap().get_or_insert(key).clone();
         }
@@ -622,5 +625,15 @@ fn stop(bug: Bug, stop: &Value) -> StopReason {
         Some("limit") => StopReason::MaxTokens,
         Some("refused") => StopReason::Refusal,
         _ => StopReason::End,
+    }
+}
+
+/// The provider has no order where not even the key was there.
+fn nothing_was_sent(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => error,
+        _ => Error::new(ErrorKind::Unreachable, "no key")
+            .with_retryable(error.is_retryable())
+            .with_source(error),
     }
 }

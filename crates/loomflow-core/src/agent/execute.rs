@@ -33,8 +33,10 @@ use crate::scope::{Owner, Scope};
 
 /// How long writing the finished turn into memory may take: its answer is there already, and is not given up for it.
 const COMMIT_LIMIT: Duration = Duration::from_secs(10);
-/// The most images of one run's input: with the largest of them a request stays within what providers take.
+/// The most images of one run's input.
 const MAX_IMAGES: usize = 20;
+/// The most bytes of them together. On the wire they are a third more, and providers take requests of some 32 MB.
+const MAX_IMAGE_BYTES: usize = 20 << 20;
 
 /// What was asked.
 pub(crate) struct Asked {
@@ -90,6 +92,12 @@ fn check(agent: &AgentInner, asked: &Asked) -> Result<()> {
     }
     if asked.images.len() > MAX_IMAGES {
         let message = format!("{} images are shown; at most {MAX_IMAGES} are allowed", asked.images.len());
+        return Err(Error::invalid_input(message));
+    }
+    let bytes: usize = asked.images.iter().map(Image::bytes).sum();
+    if bytes > MAX_IMAGE_BYTES {
+        let message =
+            format!("the images are {bytes} bytes large together; at most {MAX_IMAGE_BYTES} are allowed");
         return Err(Error::invalid_input(message));
     }
     Ok(())

@@ -65,7 +65,7 @@ impl Run {
         self
     }
 
-    /// Shows the model an image with the input; at most 20 of them. It is neither journaled nor remembered: a run that is
+    /// Shows the model an image with the input; at most 20 of them, of 20 MiB together. It is neither journaled nor remembered: a run that is
     /// resumed after a crash, and later runs of the session, know only that there was one.
     pub fn image(mut self, image: Image) -> Self {
         self.asked.images.push(image);

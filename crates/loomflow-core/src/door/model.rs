@@ -97,9 +97,13 @@ async fn attempt(
     let reservation = reserve(run, input, request.max_output_tokens, 1, model.price()).await?;
     request.max_output_tokens = reservation.output_tokens();
     let slot = run.slot().await?;
-    let reservation = reservation.sent().await?;
+    let mut reservation = reservation.sent().await?;
     let mut promise =
         RecordPromise::new(run.clone(), slot, Called::model(model, attempt), input, model.price());
+    if model.capabilities().hidden_reasoning {
+        reservation.may_be_unseen();
+        promise.unseen = reservation.output_tokens();
+    }
     let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
     let stream = match opened {
         Ok(stream) => stream,
@@ -342,6 +346,8 @@ pub(crate) struct RecordPromise {
     open: Option<(Arc<RunState>, Slot, Called)>,
     input: u64,
     streamed: u64,
+    /// What was generated at least, for all that anybody can know.
+    unseen: u64,
     price: Option<Price>,
 }
 
@@ -353,7 +359,7 @@ impl RecordPromise {
         input: u64,
         price: Option<Price>,
     ) -> Self {
-        Self { open: Some((run, slot, called)), input, streamed: 0, price }
+        Self { open: Some((run, slot, called)), input, streamed: 0, unseen: 0, price }
     }
 
     pub(crate) fn void(&mut self) {
@@ -364,7 +370,7 @@ impl RecordPromise {
 impl Drop for RecordPromise {
     fn drop(&mut self) {
         let Some((run, slot, called)) = self.open.take() else { return };
-        let usage = Usage::new(self.input, self.streamed);
+        let usage = Usage::new(self.input, self.streamed.max(self.unseen));
         let usage = usage.with_cost(self.price.map(|price| price.cost(&usage)).unwrap_or_default());
         run.totals().usage += usage;
         drop(Handoff::new(
@@ -488,8 +494,12 @@ impl<'m> Fold<'m> {
         Ok(())
     }
 
-    /// A stop reason that agrees with what was said.
-    fn sound(&self, mut done: Done) -> Done {
+    /// A stop reason that agrees with what was said, and calls that were said to their end: where the tokens ran out, one
+    /// without arguments may be one whose arguments were still to come, and acting on it would be another call.
+    fn sound(&mut self, mut done: Done) -> Done {
+        if done.stop == StopReason::MaxTokens {
+            self.calls.retain(|call| !call.arguments.trim().is_empty() && call.parse_arguments().is_ok());
+        }
         if done.stop == StopReason::ToolUse && self.calls.is_empty() {
             done.stop = StopReason::End;
         }

@@ -60,6 +60,8 @@ struct Open {
     input_tokens: u64,
     output_tokens: u64,
     streamed: u64,
+    /// What was generated at least, for all that anybody can know.
+    unseen: u64,
     price: Option<Price>,
     slot: Slot,
 }
@@ -86,7 +88,8 @@ impl<P: Phase> Reservation<P> {
 impl Reservation<Held> {
     pub(crate) fn new(ticket: HoldTicket) -> Self {
         let HoldTicket { ledger, scope, hold, input_tokens, output_tokens, price, slot } = ticket;
-        let open = Open { ledger, scope, hold, input_tokens, output_tokens, streamed: 0, price, slot };
+        let open =
+            Open { ledger, scope, hold, input_tokens, output_tokens, streamed: 0, unseen: 0, price, slot };
         Self { open: Some(open), phase: PhantomData }
     }
 
@@ -108,6 +111,14 @@ impl Reservation<Sent> {
     pub fn streamed(&mut self, tokens: u64) {
         if let Some(open) = &mut self.open {
             open.streamed = open.streamed.saturating_add(tokens);
+        }
+    }
+
+    /// Takes all the granted output for generated until the provider says otherwise: a model that reasons in silence may have
+    /// made it without a word.
+    pub(crate) fn may_be_unseen(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.unseen = open.output_tokens;
         }
     }
 
@@ -141,7 +152,7 @@ impl Reservation<Sent> {
 impl Open {
     fn bill(&self, reported: Option<Usage>) -> (Usage, bool) {
         let estimated = reported.is_none();
-        let usage = reported.unwrap_or_else(|| Usage::new(self.input_tokens, self.streamed));
+        let usage = reported.unwrap_or_else(|| Usage::new(self.input_tokens, self.streamed.max(self.unseen)));
         let cost = self.price.map(|p| p.cost(&usage)).unwrap_or_default();
         (usage.with_cost(cost), estimated)
     }

@@ -295,6 +295,20 @@ async fn a_dropped_reply_gives_up_the_connection() {
 }
 
 #[tokio::test]
+async fn an_error_that_drips_for_ever_does_not_hold_the_run_until_its_deadline() {
+    for (status, media, kind) in
+        [(429, "application/json", ErrorKind::RateLimited), (200, "text/html", ErrorKind::Transport)]
+    {
+        let head =
+            format!("HTTP/1.1 {status} X\r\ncontent-type: {media}\r\ntransfer-encoding: chunked\r\n\r\n");
+        let begun = send(chunk("it began to say why"));
+        let error = call(vec![send(head), begun, Step::Drip(chunk(" "))]).await.map(drop).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(error.message().contains("it began to say why"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_total_bounds_a_server_that_never_stands_still() {
     let mut script = vec![send(chunked("content-type: text/event-stream\r\n")), send(chunk("some"))];
     script.push(Step::Hang);

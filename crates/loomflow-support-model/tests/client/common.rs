@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Send(Vec<u8>),
     /// Says nothing and keeps the connection, until the client gives up.
     Hang,
+    /// Says a little again and again, until the client gives up.
+    Drip(Vec<u8>),
 }
 
 pub(crate) fn send(bytes: impl Into<Vec<u8>>) -> Step {
@@ -86,6 +88,12 @@ async fn play(
                         return;
                     }
                     lasting |= bytes.ends_with(b"0\r\n\r\n");
+                }
+                Step::Drip(bytes) => {
+                    while stream.write_all(bytes).await.is_ok() {
+                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    }
+                    return;
                 }
                 Step::Hang => {
                     let _ = stream.read(&mut [0; 1]).await;
