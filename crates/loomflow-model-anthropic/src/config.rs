@@ -44,6 +44,8 @@ pub struct AnthropicConfig {
 }
 
 impl AnthropicConfig {
+    loomflow_support_model::client_settings!();
+
     /// The model `name`, with the key its calls are made with, or where that comes from.
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
         Self {
@@ -62,37 +64,6 @@ impl AnthropicConfig {
     /// Sets how the key travels.
     pub fn with_auth_style(mut self, style: AuthStyle) -> Self {
         self.auth = style;
-        self
-    }
-
-    /// Sets the server's root, without `/v1`. The default is `https://api.anthropic.com`.
-    pub fn with_base_url(mut self, url: impl Into<String>) -> Self {
-        self.client = self.client.with_base_url(url);
-        self
-    }
-
-    /// Sets how long the parts of a call may take. Without this they are the defaults of [`Timeouts`], except that the
-    /// headers of a plain reply, which come when all of it is generated, may take ten minutes.
-    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.client = self.client.with_timeouts(timeouts);
-        self
-    }
-
-    /// Trusts the certificate authorities in `pem` beside the platform's.
-    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
-        self.client = self.client.with_ca_certificates(pem);
-        self
-    }
-
-    /// Sends every request through a proxy. The environment's settings are not read.
-    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
-        self.client = self.client.with_proxy(url);
-        self
-    }
-
-    /// Sends a header with every request. Not for a key: that is an [`ApiKey`].
-    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.client = self.client.with_header(name, value);
         self
     }
 
@@ -183,13 +154,13 @@ impl AnthropicConfig {
     /// [`ErrorKind::Config`], naming what cannot be used and what to do instead.
     pub fn build(self) -> Result<AnthropicModel> {
         let client = self.client()?;
-        Ok(self.with_client(Ok(client)))
+        Ok(self.on(Ok(client)))
     }
 
     /// The model; one whose every call fails with the reason, where [`AnthropicConfig::build`] would have failed.
     pub(crate) fn build_anyway(self) -> AnthropicModel {
         let client = self.client().map_err(|error| Unusable::because(&error));
-        self.with_client(client)
+        self.on(client)
     }
 
     fn client(&self) -> Result<HttpClient> {
@@ -211,7 +182,7 @@ impl AnthropicConfig {
         HttpClient::new(PROVIDER, &config)
     }
 
-    fn with_client(self, client: Result<HttpClient, Unusable>) -> AnthropicModel {
+    fn on(self, client: Result<HttpClient, Unusable>) -> AnthropicModel {
         let counter = self.counter.unwrap_or_else(|| Arc::new(ClaudeTokens::of(&self.settings.model)));
         let at_home = client.as_ref().ok().and_then(HttpClient::list_vendor);
         let listed = listed(self.vendor.as_deref().or(at_home), &self.settings.model);

@@ -1,7 +1,7 @@
 //! Everything about a [`CohereEmbedder`] that can be set.
 
 use loomflow_core::{Error, ErrorKind, Price, Result};
-use loomflow_support_model::{ApiKey, ClientConfig, HttpClient, Timeouts};
+use loomflow_support_model::{ApiKey, ClientConfig, HttpClient};
 
 use crate::embedder::{CohereEmbedder, Parts, price_for};
 
@@ -31,6 +31,8 @@ pub struct CohereConfig {
 }
 
 impl CohereConfig {
+    loomflow_support_model::client_settings!();
+
     /// The model `name`, with the key its calls are made with, or where that comes from.
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
         Self {
@@ -42,36 +44,6 @@ impl CohereConfig {
             price: None,
             vendor: None,
         }
-    }
-
-    /// Sets the server's root, without `/v2`. The default is `https://api.cohere.com`.
-    pub fn with_base_url(mut self, url: impl Into<String>) -> Self {
-        self.client = self.client.with_base_url(url);
-        self
-    }
-
-    /// Sets how long the parts of a call may take.
-    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.client = self.client.with_timeouts(timeouts);
-        self
-    }
-
-    /// Trusts the certificate authorities in `pem` beside the platform's.
-    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
-        self.client = self.client.with_ca_certificates(pem);
-        self
-    }
-
-    /// Sends every request through a proxy. The environment's settings are not read.
-    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
-        self.client = self.client.with_proxy(url);
-        self
-    }
-
-    /// Sends a header with every request. Not for a key: that is an [`ApiKey`].
-    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.client = self.client.with_header(name, value);
-        self
     }
 
     /// Says how many components the model's vectors have, for a model that this version does not know.

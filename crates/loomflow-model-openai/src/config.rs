@@ -69,6 +69,8 @@ pub struct OpenAiConfig {
 }
 
 impl OpenAiConfig {
+    loomflow_support_model::client_settings!();
+
     /// The model `name` at OpenAI.
     #[must_use]
     pub fn new(name: impl Into<String>, api_key: impl Into<ApiKey>) -> Self {
@@ -86,50 +88,6 @@ impl OpenAiConfig {
             image_tokens: None,
             hidden_reasoning: None,
         }
-    }
-
-    /// Sets where the API begins: any server that speaks chat completions.
-    #[must_use]
-    pub fn with_base_url(mut self, base_url: impl Into<String>) -> Self {
-        self.client.base_url = base_url.into();
-        self
-    }
-
-    /// Sets how long calls may take. Without this they are the defaults of [`Timeouts`], except that the headers of a plain
-    /// reply, which come when all of it is generated, may take ten minutes, and so may anything of a model that reasons in
-    /// silence.
-    #[must_use]
-    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.client.timeouts = Some(timeouts);
-        self
-    }
-
-    /// Sets everything about the client: address, timeouts, authorities, proxy, headers. The timeouts are the ones in it.
-    #[must_use]
-    pub fn with_client(mut self, client: ClientConfig) -> Self {
-        self.client = client;
-        self
-    }
-
-    /// Trusts the certificate authorities in `pem` beside the platform's.
-    #[must_use]
-    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
-        self.client = self.client.with_ca_certificates(pem);
-        self
-    }
-
-    /// Sends every request through a proxy. The environment's settings are not read.
-    #[must_use]
-    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
-        self.client = self.client.with_proxy(url);
-        self
-    }
-
-    /// Sends a header with every request. Not for a key.
-    #[must_use]
-    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.client = self.client.with_header(name, value);
-        self
     }
 
     /// Sends the key alone in a header of this name, in lower case.

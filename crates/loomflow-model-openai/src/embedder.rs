@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{AdmittedEmbed, Embedded, Embedder, Error, ErrorKind, Price, Result, RunContext};
-use loomflow_support_model::{
-    ApiKey, Auth, ClientConfig, EmbedBatches, EstimateTokens, HttpClient, Post, Timeouts,
-};
+use loomflow_support_model::{ApiKey, Auth, ClientConfig, EmbedBatches, EstimateTokens, HttpClient, Post};
 use serde::Serialize;
 
 use crate::config::{OPENAI_BASE_URL, check_header_name};
@@ -52,6 +50,8 @@ pub struct OpenAiEmbedderConfig {
 }
 
 impl OpenAiEmbedderConfig {
+    loomflow_support_model::client_settings!();
+
     /// The model `name` at OpenAI, whose vectors have `dimensions` components.
     #[must_use]
     pub fn new(name: impl Into<String>, dimensions: usize, api_key: impl Into<ApiKey>) -> Self {
@@ -67,48 +67,6 @@ impl OpenAiEmbedderConfig {
             price: None,
             vendor: None,
         }
-    }
-
-    /// Sets where the API begins.
-    #[must_use]
-    pub fn with_base_url(mut self, base_url: impl Into<String>) -> Self {
-        self.client.base_url = base_url.into();
-        self
-    }
-
-    /// Sets how long calls may take.
-    #[must_use]
-    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.client.timeouts = Some(timeouts);
-        self
-    }
-
-    /// Sets everything about the client: address, timeouts, authorities, proxy, headers.
-    #[must_use]
-    pub fn with_client(mut self, client: ClientConfig) -> Self {
-        self.client = client;
-        self
-    }
-
-    /// Trusts the certificate authorities in `pem` beside the platform's.
-    #[must_use]
-    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
-        self.client = self.client.with_ca_certificates(pem);
-        self
-    }
-
-    /// Sends every request through a proxy. The environment's settings are not read.
-    #[must_use]
-    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
-        self.client = self.client.with_proxy(url);
-        self
-    }
-
-    /// Sends a header with every request. Not for a key.
-    #[must_use]
-    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.client = self.client.with_header(name, value);
-        self
     }
 
     /// Sends the key alone in a header of this name, in lower case.

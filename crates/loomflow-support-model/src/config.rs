@@ -156,6 +156,50 @@ impl ClientConfig {
     }
 }
 
+/// Writes the setters that every adapter's configuration has for its client, which it keeps in the field `client`.
+#[macro_export]
+macro_rules! client_settings {
+    () => {
+        /// Sets where the API begins. What form that takes, and where it begins unless it is said, stands on the crate's page.
+        pub fn with_base_url(mut self, base_url: impl Into<String>) -> Self {
+            self.client = self.client.with_base_url(base_url);
+            self
+        }
+
+        /// Sets how long the parts of a call may take. Without this they are the defaults of
+        /// [`Timeouts`]($crate::Timeouts), but for what is known to take longer: the headers of a whole reply, and a model
+        /// that reasons in silence.
+        pub fn with_timeouts(mut self, timeouts: $crate::Timeouts) -> Self {
+            self.client = self.client.with_timeouts(timeouts);
+            self
+        }
+
+        /// Sets everything about the client at once: address, timeouts, authorities, proxy, headers.
+        pub fn with_client(mut self, client: $crate::ClientConfig) -> Self {
+            self.client = client;
+            self
+        }
+
+        /// Trusts the certificate authorities in `pem` beside the platform's.
+        pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
+            self.client = self.client.with_ca_certificates(pem);
+            self
+        }
+
+        /// Sends every request through a proxy. The environment's settings are not read.
+        pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
+            self.client = self.client.with_proxy(url);
+            self
+        }
+
+        /// Sends a header with every request. Not for a key: that is an [`ApiKey`]($crate::ApiKey).
+        pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+            self.client = self.client.with_header(name, value);
+            self
+        }
+    };
+}
+
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
