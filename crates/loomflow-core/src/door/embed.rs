@@ -43,8 +43,7 @@ async fn admitted(
     let reservation = reserve(run, input, 0, 0, embedder.price()).await?;
     let slot = run.slot().await?;
     let reservation = reservation.sent().await?;
-    let called = Called::embedder(embedder);
-    let mut promise = RecordPromise::new(run.clone(), slot, called.clone(), input, embedder.price());
+    let mut promise = RecordPromise::new(run.clone(), slot, Called::Embedding, input, embedder.price());
     let made = embedder.embed(&run.ctx, AdmittedEmbed::seal(texts, purpose)).await;
     let mut outcome = Outcome { status: "ok", ..Outcome::default() };
     let (usage, closing) = match &made {
@@ -65,6 +64,6 @@ async fn admitted(
     };
     run.totals().usage += usage;
     promise.void();
-    settle(run, &called, closing, &usage, outcome).await?;
+    settle(run, Called::Embedding, closing, &usage, outcome).await?;
     embeddings(embedder, asked, made?)
 }

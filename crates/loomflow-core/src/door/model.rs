@@ -15,7 +15,7 @@ use crate::event::EventKind;
 use crate::ledger::{Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled};
 use crate::r#loop::Reply;
 use crate::message::ToolCall;
-use crate::model::{AdmittedCall, Delta, Done, Embedder, Model, ModelRequest, ModelStream, StopReason};
+use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
 use crate::run::RunState;
 use crate::scope::Scope;
 use crate::usage::{Price, Usage};
@@ -98,8 +98,7 @@ async fn attempt(
     request.max_output_tokens = reservation.output_tokens();
     let slot = run.slot().await?;
     let mut reservation = reservation.sent().await?;
-    let mut promise =
-        RecordPromise::new(run.clone(), slot, Called::model(model, attempt), input, model.price());
+    let mut promise = RecordPromise::new(run.clone(), slot, Called::Turn { attempt }, input, model.price());
     if model.capabilities().hidden_reasoning {
         reservation.may_be_unseen();
         promise.unseen = reservation.output_tokens();
@@ -109,7 +108,7 @@ async fn attempt(
         Ok(stream) => stream,
         Err(error) => {
             promise.void();
-            return Err(Box::pin(give_back(run, model, reservation, error, attempt)).await);
+            return Err(Box::pin(give_back(run, reservation, error, attempt)).await);
         }
     };
     let mut fold = Fold::new(model, reservation, promise);
@@ -128,8 +127,8 @@ async fn attempt(
     let (usage, closing) = reservation.settle_and_tell(reported);
     run.totals().usage += usage;
     promise.void();
-    let called = Called::model(model, attempt);
-    settle(run, &called, closing, &usage, outcome).await.map_err(Failure::after_the_call)?;
+    let called = Called::Turn { attempt };
+    settle(run, called, closing, &usage, outcome).await.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
             let reply = Reply { text: text.into(), calls, stop: done.stop, provider_state };
@@ -218,13 +217,7 @@ pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
 }
 
 /// The call failed before a stream began: refunded where the provider is known to have taken no order.
-async fn give_back(
-    run: &RunState,
-    model: &dyn Model,
-    reservation: Reservation<Sent>,
-    error: Error,
-    attempt: u32,
-) -> Failure {
+async fn give_back(run: &RunState, reservation: Reservation<Sent>, error: Error, attempt: u32) -> Failure {
     let unknown = !took_no_order(&error);
     let (usage, closing) =
         if unknown { reservation.settle_and_tell(None) } else { (Usage::default(), reservation.refund()) };
@@ -232,7 +225,7 @@ async fn give_back(
     let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
-    let recorded = record(run, &Called::model(model, attempt), &usage, &outcome).await;
+    let recorded = record(run, Called::Turn { attempt }, &usage, &outcome).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
@@ -243,7 +236,7 @@ async fn give_back(
 /// Closes the hold and records the call.
 pub(crate) async fn settle(
     run: &RunState,
-    called: &Called,
+    called: Called,
     closing: Handoff<Result<Settled>>,
     usage: &Usage,
     mut outcome: Outcome<'_>,
@@ -287,7 +280,7 @@ pub(crate) struct Outcome<'a> {
 
 pub(crate) async fn record(
     run: &RunState,
-    called: &Called,
+    called: Called,
     usage: &Usage,
     outcome: &Outcome<'_>,
 ) -> Result<()> {
@@ -295,7 +288,7 @@ pub(crate) async fn record(
         .ctx
         .redactor()
         .object()
-        .name("model", &called.name)
+        .name("model", called.name(run))
         .name("status", outcome.status)
         .num("input_tokens", usage.input_tokens)
         .num("output_tokens", usage.output_tokens)
@@ -304,11 +297,10 @@ pub(crate) async fn record(
         payload = payload.num("cached_input_tokens", usage.cached_input_tokens);
         payload = payload.num("cache_write_tokens", usage.cache_write_tokens);
     }
-    if called.embeds {
-        payload = payload.name("operation", "embed");
-    }
-    if called.attempt > 1 {
-        payload = payload.num("attempt", called.attempt.into());
+    match called {
+        Called::Embedding => payload = payload.name("operation", "embed"),
+        Called::Turn { attempt } if attempt > 1 => payload = payload.num("attempt", attempt.into()),
+        Called::Turn { .. } => {}
     }
     if outcome.estimated {
         payload = payload.bool("estimated", true);
@@ -323,20 +315,21 @@ pub(crate) async fn record(
 }
 
 /// Which call a record is about.
-#[derive(Clone)]
-pub(crate) struct Called {
-    name: String,
-    attempt: u32,
-    embeds: bool,
+#[derive(Clone, Copy)]
+pub(crate) enum Called {
+    /// A turn of the model; attempts count from 1.
+    Turn { attempt: u32 },
+    /// An order for vectors.
+    Embedding,
 }
 
 impl Called {
-    fn model(model: &dyn Model, attempt: u32) -> Self {
-        Self { name: model.name().to_owned(), attempt, embeds: false }
-    }
-
-    pub(crate) fn embedder(embedder: &dyn Embedder) -> Self {
-        Self { name: embedder.name().to_owned(), attempt: 1, embeds: true }
+    /// The name of what was called.
+    fn name(self, run: &RunState) -> &str {
+        match self {
+            Self::Turn { .. } => run.agent.model.name(),
+            Self::Embedding => run.agent.embedder.as_ref().map_or("", |embedder| embedder.name()),
+        }
     }
 }
 
@@ -377,7 +370,7 @@ impl Drop for RecordPromise {
             slot,
             Box::pin(async move {
                 let outcome = Outcome { status: "cut_off", estimated: true, ..Outcome::default() };
-                record(&run, &called, &usage, &outcome).await
+                record(&run, called, &usage, &outcome).await
             }),
         ));
     }

@@ -96,6 +96,7 @@ async fn play(
                     return;
                 }
                 Step::Hang => {
+                    // Whichever way the client goes, it is gone.
                     let _ = stream.read(&mut [0; 1]).await;
                     let _ = seen.send((number, "gone".to_owned()));
                     return;
