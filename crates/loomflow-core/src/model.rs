@@ -207,6 +207,9 @@ impl ModelCapabilities {
 /// [`Internal`](crate::ErrorKind::Internal), where nobody knows, and the prompt is charged; what could not be connected to is
 /// [`Unreachable`](crate::ErrorKind::Unreachable). An error *within* the stream charges the prompt and what was streamed.
 ///
+/// A model with [`hidden_reasoning`](ModelCapabilities::hidden_reasoning) is charged all the output it was granted in both cases,
+/// as far as the provider may have made it.
+///
 /// An adapter puts the provider's id of the request into the error's context as `request_id`; the audit log keeps it.
 #[async_trait]
 pub trait Model: fmt::Debug + Send + Sync + 'static {
