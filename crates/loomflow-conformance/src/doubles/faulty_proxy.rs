@@ -622,8 +622,10 @@ mod tests {
         let mut stream = connect(&proxy).await;
         proxy.cut_after(Direction::Replies, 4);
         assert_eq!(say(&mut stream, b"four").await.unwrap(), b"four");
-        assert!(say(&mut stream, b"x").await.is_err());
-        assert_eq!(proxy.passed(Direction::Replies), 9);
+        let mut other = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert!(say(&mut other, b"x").await.is_err(), "the next byte is this one's, and so is the cut");
+        assert_eq!(say(&mut stream, b"x").await.unwrap(), b"x");
+        assert_eq!(proxy.passed(Direction::Replies), 10);
     }
 
     #[tokio::test]
