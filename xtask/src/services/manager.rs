@@ -266,6 +266,10 @@ mod tests {
         sick: AtomicBool,
         launches: AtomicUsize,
         installs: AtomicUsize,
+        /// How it is asked to end; politely when there is nothing here.
+        stop_signal: Option<Signal>,
+        /// Whether its data can be made ready.
+        unready: bool,
         /// How often somebody else takes the port first.
         robbed: usize,
         robbers: Mutex<Vec<TcpListener>>,
@@ -287,6 +291,22 @@ mod tests {
         fn install(&self, _room: &Room<'_>) -> Outcome {
             self.installs.fetch_add(1, Ordering::SeqCst);
             Ok(())
+        }
+
+        fn programs(&self, room: &Room<'_>) -> Vec<(&'static str, PathBuf)> {
+            vec![("tool", room.home().join("tool"))]
+        }
+
+        fn prepare(&self, room: &Room<'_>, runs_as: &RunsAs) -> Outcome {
+            if self.unready {
+                return Err(Failure::Failed("it is not ready".to_owned()));
+            }
+            let data = room.home().join("data");
+            runs_as.empty_dir(&data).map_err(|e| unusable(&data, &e))
+        }
+
+        fn stop_signal(&self) -> Signal {
+            self.stop_signal.unwrap_or(Signal::SIGTERM)
         }
 
         fn launch(&self, _room: &Room<'_>, port: u16) -> Outcome<Launch> {
@@ -419,6 +439,40 @@ mod tests {
         bench.manager.down(&unlucky).unwrap();
         assert!(bench.manager.up(&unlucky).is_err() && bench.state().is_none());
         assert_eq!(unlucky.launches.load(Ordering::SeqCst), PORTS);
+    }
+
+    #[test]
+    fn data_is_begun_anew_as_the_user_that_the_server_runs_as() {
+        let bench = Bench::new("data");
+        let data = bench.manager.homes.join("double").join("data");
+        let script = "cd double/data && ls -A && touch mine && exec sleep 600";
+        let double = Double { script, ..Double::default() };
+        for _ in 0..2 {
+            bench.manager.up(&double).unwrap();
+            // It may write there, and finds nothing from before.
+            while !data.join("mine").exists() {
+                assert!(bench.state().unwrap().is_alive(), "it cannot write");
+                std::thread::yield_now();
+            }
+            assert_eq!(std::fs::read_to_string(bench.manager.dir.join("double.log")).unwrap(), "");
+            bench.manager.down(&double).unwrap();
+        }
+        let unready = Double { unready: true, ..Double::default() };
+        assert!(bench.manager.up(&unready).is_err() && bench.state().is_none());
+        assert_eq!(unready.launches.load(Ordering::SeqCst), 1, "nothing is started, and nothing tried again");
+    }
+
+    #[test]
+    fn its_programs_are_noted_and_it_is_asked_to_end_in_its_own_way() {
+        let bench = Bench::new("own-way");
+        // A grace that is never used up: whoever sends another signal waits for it.
+        let script = "trap '' TERM; trap 'echo asked; exit 0' INT; while :; do sleep 0.02; done";
+        let double = Double { script, stop_signal: Some(Signal::SIGINT), ..Double::default() };
+        bench.manager.up(&double).unwrap();
+        let home = bench.manager.homes.join("double");
+        assert_eq!(bench.state().unwrap().programs["tool"], home.join("tool"));
+        bench.manager.down(&double).unwrap();
+        assert_eq!(std::fs::read_to_string(bench.manager.dir.join("double.log")).unwrap(), "asked\n");
     }
 
     #[test]

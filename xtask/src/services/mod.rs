@@ -5,6 +5,8 @@
 
 mod alive;
 mod answers;
+#[cfg(test)]
+mod containers;
 mod homes;
 mod install;
 mod manager;
@@ -257,7 +259,9 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         assert_eq!(choose(&[]).unwrap().len(), ALL.len());
-        assert_eq!(choose(&["models".to_owned()]).unwrap()[0].name(), "models");
+        for service in ALL {
+            assert_eq!(choose(&[service.name().to_owned()]).unwrap()[0].name(), service.name());
+        }
         let error = choose(&["models".to_owned(), "mysql".to_owned()]).unwrap_err();
         assert!(
             matches!(&error, Failure::Usage(why) if why.contains("`mysql`") && why.contains("models")),
