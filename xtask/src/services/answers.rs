@@ -116,6 +116,8 @@ mod tests {
             (vec![ready(), no_row()], false),
             (vec![error()], false),
             (vec![ready(), error()], false),
+            // What fails at its end was not done.
+            (vec![ready(), [said(b'D', b""), error(), said(b'Z', b"I")].concat()], false),
             (vec![b"Z\0\0\0\x03".to_vec()], false),
             (vec![b"D\xff\xff\xff\xff".to_vec()], false),
             (vec![b"HTTP/1.1 400 Bad\r\n".to_vec()], false),
