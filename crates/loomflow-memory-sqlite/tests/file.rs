@@ -230,7 +230,12 @@ async fn the_bytes_of_what_was_erased_are_gone_from_every_file() {
             gone.insert(*user);
         }
         let left = canaries(&folder);
-        assert_eq!(left.intersection(&gone).count(), 0, "users are still in a file; {} have left", gone.len());
+        assert_eq!(
+            left.intersection(&gone).count(),
+            0,
+            "users are still in a file; {} have left",
+            gone.len()
+        );
         assert_eq!(left.len(), USERS - gone.len(), "and nobody else left");
     }
 }
