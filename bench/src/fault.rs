@@ -61,6 +61,10 @@ macro_rules! tenant_data {
                 self.inner.epoch(scope).await
             }
 
+            async fn ready(&self) -> loomflow_core::resilience::Readiness {
+                self.inner.ready().await
+            }
+
             async fn export(&self, scope: &Scope) -> Result<ExportStream> {
                 self.inner.export(scope).await
             }

@@ -118,6 +118,9 @@ async fn every_memory_mutant_is_found() {
             SessionsByPrefix,
             LateFactWins,
             HalfAWrite,
+            MixedVectors,
+            AnyVector,
+            KindOutlivesErasure,
         ],
         &[
             CaseFold,

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::identity::SessionId;
+use crate::resilience::Readiness;
 use crate::scope::{Epoch, Owned, Scope};
 
 /// A stream of everything a store holds for a partition, oldest first.
@@ -131,6 +132,12 @@ pub trait TenantData: fmt::Debug + Send + Sync + 'static {
     async fn epoch(&self, scope: &Scope) -> Result<Epoch> {
         let _ = scope;
         Ok(Epoch::ZERO)
+    }
+
+    /// Whether the store can be used now, for a readiness probe: asks its server something cheap. A store without a
+    /// server is always ready.
+    async fn ready(&self) -> Readiness {
+        Readiness::ready()
     }
 
     /// Everything held for this partition, streamed and complete.

@@ -1,3 +1,10 @@
-//! What backends on SQL databases share, so that none of it is written twice.
+//! What backends on SQL databases share, so that none of it is written twice: migrations, errors, and for each database
+//! its way of connecting and of writing.
 
 #![forbid(unsafe_code)]
+
+mod error;
+mod migration;
+
+pub use error::store_error;
+pub use migration::{Migration, pending};

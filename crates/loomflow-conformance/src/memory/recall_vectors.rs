@@ -1,11 +1,13 @@
 //! Recall by vectors, and by words and vectors together.
 
-use loomflow_core::{Embedding, EpisodeMatch, RecallQuery, RunId, Scope};
+use loomflow_core::{
+    Embedding, EpisodeMatch, Erase, ErrorKind, FactQuery, NewFact, RecallQuery, RunId, Scope,
+};
 
 use super::Harness;
 use super::recall::needs_words;
 use crate::Outcome::{self, Passed};
-use crate::fixture::{World, at, session, turn};
+use crate::fixture::{Must as _, World, at, must_fail, session, turn};
 
 macro_rules! needs_vectors {
     ($h:expr) => {
@@ -60,14 +62,59 @@ pub async fn leaves_out_what_points_away(h: &Harness) -> Outcome {
     Passed
 }
 
-/// Vectors of another model, or of another length, are never compared.
-pub async fn never_compares_vectors_of_two_models(h: &Harness) -> Outcome {
+/// A partition holds vectors of one model and length. Whatever brings another, a write or a query, is refused and changes
+/// nothing; a user of another kind, or one whose memory was erased, is free to begin with it.
+pub async fn refuses_vectors_of_another_kind(h: &Harness) -> Outcome {
+    needs_vectors!(h);
+    let world = World::new();
+    let alice = world.user("alice");
+    say(h, &alice, 1, "a", vector([1.0, 0.0, 0.0, 0.0])).await;
+    let others = [
+        Embedding::new("another-4", vec![1.0, 0.0, 0.0, 0.0]),
+        Embedding::new("conformance-4", vec![1.0, 0.0]),
+    ];
+    for other in &others {
+        let late =
+            turn(RunId::from_u128(2), &session("s"), at(2), "b", "noted").with_embedding(other.clone());
+        must_fail(h.store().remember(&alice, late).await, ErrorKind::Config, "remember with another model");
+        let query = RecallQuery::new("a", 10).with_embedding(other.clone());
+        must_fail(h.store().recall(&alice, &query).await, ErrorKind::Config, "recall with another model");
+        let Some(facts) = h.facts() else { continue };
+        let fact = NewFact::new("me", "likes", "tea", at(2)).with_embedding(other.clone());
+        must_fail(facts.assert(&alice, fact).await, ErrorKind::Config, "assert with another model");
+        let query = FactQuery::all(10).about("tea", Some(other.clone()));
+        must_fail(facts.query(&alice, &query).await, ErrorKind::Config, "query of facts with another model");
+        assert!(h.query_facts(&alice, &FactQuery::all(10)).await.is_empty(), "nothing was written");
+    }
+    assert_eq!(ids(&near(h, &alice, vector([1.0, 0.0, 0.0, 0.0])).await), [1], "nothing was written");
+    let known =
+        turn(RunId::from_u128(1), &session("s"), at(9), "z", "noted").with_embedding(others[0].clone());
+    h.store().remember(&alice, known).await.must("remembering a known run, whatever it brings");
+    say(h, &world.user("bob"), 1, "a", others[0].clone()).await;
+    let fresh = world.user_at("alice", 1);
+    h.store().forget(&fresh, &Erase::everything()).await.must("forget");
+    say(h, &fresh, 3, "c", others[1].clone()).await;
+    assert_eq!(ids(&near(h, &fresh, Embedding::new("conformance-4", vec![1.0, 0.0])).await), [3]);
+    Passed
+}
+
+/// A vector without components, or with one that is not a finite number, is refused by writes and by queries.
+pub async fn refuses_vectors_that_are_none(h: &Harness) -> Outcome {
     needs_vectors!(h);
     let alice = World::new().user("alice");
-    say(h, &alice, 1, "a", Embedding::new("another-4", vec![1.0, 0.0, 0.0, 0.0])).await;
-    say(h, &alice, 2, "b", Embedding::new("conformance-4", vec![1.0, 0.0])).await;
-    say(h, &alice, 3, "c", vector([1.0, 1.0, 0.0, 0.0])).await;
-    assert_eq!(ids(&near(h, &alice, vector([1.0, 0.0, 0.0, 0.0])).await), [3]);
+    for bad in [vec![], vec![1.0, f32::NAN], vec![f32::INFINITY, 0.0]] {
+        let bad = Embedding::new("conformance-4", bad);
+        let episode = turn(RunId::from_u128(1), &session("s"), at(1), "a", "r").with_embedding(bad.clone());
+        must_fail(h.store().remember(&alice, episode).await, ErrorKind::InvalidInput, "remember");
+        let query = RecallQuery::new("a", 10).with_embedding(bad.clone());
+        must_fail(h.store().recall(&alice, &query).await, ErrorKind::InvalidInput, "recall");
+        let Some(facts) = h.facts() else { continue };
+        let fact = NewFact::new("me", "likes", "tea", at(1)).with_embedding(bad.clone());
+        must_fail(facts.assert(&alice, fact).await, ErrorKind::InvalidInput, "assert");
+        let query = FactQuery::all(10).about("tea", Some(bad));
+        must_fail(facts.query(&alice, &query).await, ErrorKind::InvalidInput, "query of facts");
+    }
+    assert!(h.newest(&alice).await.is_empty(), "nothing was written");
     Passed
 }
 

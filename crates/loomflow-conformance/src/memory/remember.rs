@@ -1,6 +1,6 @@
 //! Storing turns and reading them back.
 
-use loomflow_core::{EpisodeId, Message, NewEpisode, ToolCall};
+use loomflow_core::{EpisodeId, FactQuery, Message, NewEpisode, NewFact, PutBlock, ToolCall};
 
 use super::Harness;
 use crate::Outcome::{self, Passed};
@@ -74,5 +74,39 @@ pub async fn the_newest_come_first_without_a_query(h: &Harness) -> Outcome {
     assert!(found.iter().all(|m| m.score == 0.0), "nothing was asked, so nothing scores");
     let two = h.recall(&alice, &loomflow_core::RecallQuery::new("", 2)).await;
     assert_eq!(two.len(), 2, "the limit holds");
+    Passed
+}
+
+/// Text that stores trip over comes back exactly: NUL, noncharacters, separators of lines, surrogate-like escapes, SQL.
+pub async fn hostile_text_comes_back_as_it_was(h: &Harness) -> Outcome {
+    let alice = World::new().user("alice");
+    let hostile = [
+        "a\0b",
+        "\0",
+        "\u{feff}x\u{ffff}",
+        "\u{2028}\u{85}\r\n",
+        r"\u0000 \x00 \ud800",
+        "'; DROP TABLE x; --",
+        "%_*?[]{}",
+    ];
+    for (n, text) in (0_i64..).zip(hostile) {
+        h.remember(&alice, turn(new_run(), &session("s"), at(n), text, text)).await;
+        h.store().put_block(&alice, PutBlock::new(format!("b{n}"), text, at(n))).await.must("put_block");
+        if let Some(facts) = h.facts() {
+            let fact = NewFact::new(format!("s{text}"), "said", format!("o{text}"), at(n));
+            facts.assert(&alice, fact).await.must("assert");
+        }
+    }
+    let expected: Vec<&str> = hostile.iter().flat_map(|text| [*text, *text]).collect();
+    assert_eq!(h.history(&alice, &session("s"), 100).await, expected, "history returns texts unchanged");
+    let blocks = h.store().blocks(&alice).await.must("blocks");
+    let blocks = crate::fixture::open(&alice, blocks, "blocks");
+    assert_eq!(blocks.iter().map(|b| &*b.content).collect::<Vec<_>>(), hostile, "and so do blocks");
+    if h.facts().is_some() {
+        for text in hostile {
+            let query = FactQuery::all(10).subject(format!("s{text}")).object(format!("o{text}"));
+            assert_eq!(h.query_facts(&alice, &query).await.len(), 1, "a fact about s{text:?} is found");
+        }
+    }
     Passed
 }

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use loomflow_conformance::memory::{Harness, Planted};
 use loomflow_core::{
     AssertOutcome, Asserted, Capabilities, Cardinality, Clock, Embedding, Episode, EpisodeId, EpisodeMatch,
-    Epoch, Erase, Erased, Error, ExportItem, ExportStream, Fact, FactId, FactQuery, FactStore, HistoryLimit,
-    MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, NewFact, Owned, Owner, PutBlock,
-    RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, Timestamp, export_from,
+    Epoch, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Fact, FactId, FactQuery, FactStore,
+    HistoryLimit, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, NewFact, Owned, Owner,
+    PutBlock, RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, Timestamp, export_from,
 };
 
 use super::{Bug, found, key, newer};
@@ -28,6 +28,7 @@ struct State {
     facts: Vec<Row<Fact>>,
     epochs: HashMap<String, Epoch>,
     ghosts: Vec<(String, Arc<Episode>)>,
+    spaces: HashMap<String, (Arc<str>, usize)>,
 }
 
 #[derive(Debug)]
@@ -144,6 +145,32 @@ impl Memory {
         scope.check_epoch(self.stored(state, scope), what)
     }
 
+    /// Refuses a vector of another kind than the partition's; a first one settles its kind when it is to be `kept`.
+    fn check_vector(
+        &self,
+        state: &mut State,
+        scope: &Scope,
+        given: Option<&Embedding>,
+        kept: bool,
+    ) -> Result<()> {
+        let Some(given) = given else { return Ok(()) };
+        if given.vector.is_empty() || given.vector.iter().any(|x| !x.is_finite()) {
+            return if self.bug == Bug::AnyVector { Ok(()) } else { Err(Error::invalid_input("bad vector")) };
+        }
+        let key = key(self.bug, scope.owner());
+        let kind = (given.model.clone(), given.vector.len());
+        match state.spaces.get(&key) {
+            Some(held) if *held != kind && self.bug != Bug::MixedVectors => {
+                Err(Error::new(ErrorKind::Config, "a vector of another kind"))
+            }
+            None if kept => {
+                state.spaces.insert(key, kind);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn stored(&self, state: &State, scope: &Scope) -> Epoch {
         if self.bug == Bug::EpochOfEverybody {
             return state.epochs.values().max().copied().unwrap_or_default();
@@ -233,6 +260,9 @@ impl TenantData for Memory {
             !hit
         });
         let all = what.is_everything();
+        if all && bug != Bug::KindOutlivesErasure {
+            state.spaces.remove(&asked);
+        }
         state.blocks.retain(|r| !(all && mine(&r.key)));
         state.facts.retain_mut(|r| {
             if !mine(&r.key) || bug == Bug::ForgetKeepsCopies {
@@ -282,7 +312,11 @@ impl MemoryStore for Memory {
         let id = episode.id;
         let same =
             |r: &Row<Arc<Episode>>| r.value.id == id && (r.key == key || self.bug == Bug::RunIdsAreGlobal);
-        match state.episodes.iter().position(same) {
+        let known = state.episodes.iter().position(same);
+        if known.is_none() {
+            self.check_vector(&mut state, scope, episode.embedding.as_ref(), true)?;
+        }
+        match known {
             Some(at) if self.bug == Bug::RememberReplaces => state.episodes[at].value = episode,
             Some(_) if self.bug != Bug::RememberTwice => {}
             _ => state.episodes.push(Row { key, owner: scope.owner().clone(), value: episode }),
@@ -291,7 +325,8 @@ impl MemoryStore for Memory {
     }
 
     async fn recall(&self, scope: &Scope, query: &RecallQuery) -> Result<Vec<Owned<EpisodeMatch>>> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        self.check_vector(&mut state, scope, query.embedding.as_ref(), false)?;
         let mut rows = self.rows(scope, &state.episodes);
         if self.bug == Bug::CutBeforeFilter {
             let mut all = state.episodes.clone();
@@ -429,6 +464,7 @@ impl FactStore for Memory {
         }
         let mut guard = self.state.lock().unwrap();
         self.check(&guard, scope, "assert")?;
+        self.check_vector(&mut guard, scope, new.embedding.as_ref(), true)?;
         let key = key(self.bug, scope.owner());
         let foreign = self.bug == Bug::FactsEndForeignFacts;
         let mut rows: Vec<&mut Row<Fact>> =
@@ -499,7 +535,8 @@ impl FactStore for Memory {
     }
 
     async fn query(&self, scope: &Scope, query: &FactQuery) -> Result<Vec<Owned<Fact>>> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        self.check_vector(&mut state, scope, query.embedding.as_ref(), false)?;
         let mut rows = self.rows(scope, &state.facts);
         let corpus: Vec<String> = rows.iter().map(|r| r.value.text()).collect();
         rows.retain(|r| {

@@ -55,6 +55,9 @@ pub(crate) enum Bug {
     FactsEndForeignFacts,
     LateFactWins,
     HalfAWrite,
+    MixedVectors,
+    AnyVector,
+    KindOutlivesErasure,
     // Ledger.
     DoubleSettle,
     RaceOnReserve,

@@ -298,7 +298,8 @@ impl Asserted {
 /// Let `new` be asserted with validity `[from, until)` at `recorded_at`.
 ///
 /// - A believed row with the same subject, predicate and object whose validity covers `[from, until)` is reinforced:
-///   sources are united, confidence is the larger of the two, and no row is written.
+///   sources are united, confidence is the larger of the two, the vector is taken where the row has none, and no row is
+///   written. [`rules::facts::plan`](crate::rules::facts::plan) says which of several.
 /// - For [`Cardinality::One`], every believed row with the same subject and predicate, another object and an
 ///   overlapping validity stops being believed at `recorded_at` (`known_until`), and what of its validity lies outside
 ///   the overlap is written again as rows known from `recorded_at`. A row that begins after `new` begins is left alone

@@ -8,6 +8,7 @@ mod store;
 pub use fact::{
     AssertOutcome, Asserted, Cardinality, Fact, FactQuery, FactStore, NewFact, canonical_predicate,
 };
+pub(crate) use record::searchable;
 pub use record::{
     Embedding, Episode, EpisodeMatch, HistoryLimit, MemoryBlock, MemoryProfile, NewEpisode, PutBlock,
     RecallQuery,

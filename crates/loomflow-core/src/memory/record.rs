@@ -98,9 +98,14 @@ impl Episode {
 
     /// The texts that recall searches: the user's and the model's words, in order. Tool outcomes are not searched.
     pub fn searchable(&self) -> impl Iterator<Item = &str> {
-        let said = |m: &&Message| matches!(m.role, Role::User | Role::Assistant);
-        self.messages.iter().filter(said).map(|m| &*m.text)
+        searchable(&self.messages)
     }
+}
+
+/// The texts among `messages` that recall searches.
+pub(crate) fn searchable(messages: &[Message]) -> impl Iterator<Item = &str> {
+    let said = |m: &&Message| matches!(m.role, Role::User | Role::Assistant);
+    messages.iter().filter(said).map(|m| &*m.text)
 }
 
 /// An episode that recall found.

@@ -72,6 +72,16 @@ impl Capabilities {
 ///
 /// A word that the query says twice counts once.
 ///
+/// The arithmetic is in [`rules`](crate::rules), for every backend to use.
+///
+/// # Vectors
+///
+/// A partition holds vectors of one model and one length: those of the first that was stored, with an episode or with a
+/// fact, until everything is erased. Whatever brings another, a write or a query, fails with
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) before anything else is looked at but the epoch and, for an episode,
+/// whether its run is known; so a changed embedder is noticed and never finds nothing in silence. A vector that has no
+/// components, more than 16,000, or one that is not finite is [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
+///
 /// # Erasure
 ///
 /// What [`TenantData::forget`] means for a memory, beside what is said there:

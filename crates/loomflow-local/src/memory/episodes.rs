@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use loomflow_core::rules::latest_that_fit;
+use loomflow_core::rules::rank::{self, Probe, Scored};
+use loomflow_core::rules::words::{self, Corpus, QueryTerms};
 use loomflow_core::{
     Episode, EpisodeId, EpisodeMatch, HistoryLimit, Message, Owned, Owner, RecallQuery, SessionId, Timestamp,
 };
-
-use super::lexical::{self, Corpus, QueryTerms};
-use super::rank::{self, Candidate, Probe};
 
 /// How many episodes a partition may hold before it is indexed.
 pub(super) const SCAN_LIMIT: usize = 32;
@@ -28,7 +28,7 @@ pub(super) struct Stored {
 impl Stored {
     /// Prepares an episode of `owner` for storage.
     pub(super) fn new(owner: Owner, episode: Episode) -> Self {
-        let terms = lexical::document(episode.searchable());
+        let terms = words::of_episode(&episode.messages);
         Self { owner, episode: Arc::new(episode), terms }
     }
 
@@ -189,15 +189,15 @@ impl Episodes {
             let latest = self.order.iter().rev().copied().filter(open).take(query.limit);
             return latest.map(|slot| self.matched(&self.candidate(slot))).collect();
         }
-        let words = if terms.is_empty() { Vec::new() } else { self.score_words(&terms) };
+        let scores = if terms.is_empty() { Vec::new() } else { self.score_words(&terms) };
         let probe = query.embedding.as_ref().map(Probe::new);
         let mut found = Vec::new();
         for (place, slot) in self.order.iter().copied().enumerate().filter(|(_, slot)| open(slot)) {
-            let bm25 = words.get(place).copied().filter(|score| *score > 0.0);
+            let bm25 = scores.get(place).copied().filter(|score| *score > 0.0);
             let vector = self.at(slot).episode.embedding.as_ref();
             let cosine = probe.as_ref().zip(vector).and_then(|(probe, vector)| probe.cosine(vector));
             if bm25.is_some() || cosine.is_some() {
-                found.push(Candidate { bm25, cosine, ..self.candidate(slot) });
+                found.push(Scored { bm25, cosine, ..self.candidate(slot) });
             }
         }
         rank::fuse(found, query.limit).iter().map(|c| self.matched(c)).collect()
@@ -205,21 +205,18 @@ impl Episodes {
 
     /// The slots of the latest episodes of `session` whose messages fit, newest first.
     fn latest(&self, session: &SessionId, limit: HistoryLimit) -> Vec<u32> {
-        let mut room = limit.messages;
-        let mut fits = |slot: &u32| {
-            let needed = self.at(*slot).episode.messages.len();
-            let fits = needed <= room;
-            room = room.saturating_sub(needed);
-            fits
-        };
+        let messages = |slot: u32| self.at(slot).episode.messages.len();
         match &self.index {
             Some(index) => {
                 let slots = index.sessions.get(session).into_iter().flatten().rev().copied();
-                slots.take_while(&mut fits).collect()
+                let fit = latest_that_fit(slots.clone().map(messages), limit);
+                slots.take(fit).collect()
             }
             None => {
                 let said = |slot: &u32| self.at(*slot).episode.session == *session;
-                self.order.iter().rev().copied().filter(said).take_while(&mut fits).collect()
+                let slots = self.order.iter().rev().copied().filter(said);
+                let fit = latest_that_fit(slots.clone().map(messages), limit);
+                slots.take(fit).collect()
             }
         }
     }
@@ -228,7 +225,7 @@ impl Episodes {
     fn score_words(&self, terms: &QueryTerms) -> Vec<f64> {
         let corpus = Corpus { documents: self.len(), terms: self.terms };
         let Some(index) = &self.index else {
-            return lexical::score_all(terms, corpus, self.order.iter().map(|slot| &*self.at(*slot).terms));
+            return words::score_all(terms, corpus, self.order.iter().map(|slot| &*self.at(*slot).terms));
         };
         let mut by_slot = vec![0.0; self.slots.len()];
         for term in terms.by_column() {
@@ -236,25 +233,29 @@ impl Episodes {
             let idf = corpus.idf(postings.len());
             for (slot, frequency) in postings {
                 let length = self.at(*slot).terms.len();
-                by_slot[*slot as usize] += idf * lexical::saturation(*frequency, corpus.damping(length));
+                by_slot[*slot as usize] += idf * words::saturation(*frequency, corpus.damping(length));
             }
         }
         self.order.iter().map(|slot| by_slot[*slot as usize]).collect()
     }
 
-    fn candidate(&self, slot: u32) -> Candidate {
+    fn candidate(&self, slot: u32) -> Scored {
         let (at, id) = self.at(slot).key();
-        Candidate { slot, at, id: id.as_u128(), bm25: None, cosine: None, score: 0.0 }
+        Scored { index: slot as usize, at, id: id.as_u128(), bm25: None, cosine: None, score: 0.0 }
     }
 
-    fn matched(&self, found: &Candidate) -> Owned<EpisodeMatch> {
-        let stored = self.at(found.slot);
+    fn matched(&self, found: &Scored) -> Owned<EpisodeMatch> {
+        let stored = self.stored(found.index);
         let matched = EpisodeMatch::new(stored.episode.clone(), found.score);
         Owned::new(stored.owner.clone(), matched.with_scores(found.bm25, found.cosine))
     }
 
     fn at(&self, slot: u32) -> &Stored {
-        self.slots[slot as usize].as_ref().expect("an ordered slot is filled")
+        self.stored(slot as usize)
+    }
+
+    fn stored(&self, slot: usize) -> &Stored {
+        self.slots[slot].as_ref().expect("an ordered slot is filled")
     }
 
     fn allocate(&mut self, stored: Stored) -> u32 {
@@ -283,7 +284,7 @@ impl Episodes {
         let session = index.sessions.entry_ref(&stored.episode.session).or_default();
         let place = place(session, stored.key(), |s| at(s).key());
         session.insert(place, slot);
-        for (term, frequency) in lexical::frequencies(&stored.terms) {
+        for (term, frequency) in words::frequencies(&stored.terms) {
             index.postings.entry(term).or_default().push_back((slot, frequency));
         }
     }
@@ -301,7 +302,7 @@ impl Index {
                 self.sessions.remove(&stored.episode.session);
             }
         }
-        for (term, _) in lexical::frequencies(&stored.terms) {
+        for (term, _) in words::frequencies(&stored.terms) {
             let Some(postings) = self.postings.get_mut(&term) else { continue };
             if let Some(at) = postings.iter().position(|(s, _)| *s == slot) {
                 postings.remove(at);

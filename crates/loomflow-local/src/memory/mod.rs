@@ -4,9 +4,7 @@ mod config;
 mod episodes;
 mod export;
 mod facts;
-mod lexical;
 mod partition;
-mod rank;
 mod registry;
 mod store;
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use loomflow_core::rules::{self, PROFILE_SAMPLES, Space, erases, erases_unsourced_before};
 use loomflow_core::{
-    Asserted, Episode, EpisodeId, Epoch, Erase, Error, ErrorKind, Fact, FactQuery, MemoryBlock,
+    Asserted, Embedding, Episode, EpisodeId, Epoch, Erase, Error, ErrorKind, Fact, FactQuery, MemoryBlock,
     MemoryProfile, NewEpisode, NewFact, Owned, Owner, PutBlock, Result, SessionId, Timestamp,
 };
 
@@ -15,8 +16,6 @@ use super::facts::{FactTable, Row};
 /// What a partition costs before it holds anything.
 const BASE_BYTES: u64 = 320;
 const MAX_BLOCKS: usize = 1_024;
-const MAX_BLOCK_NAME: usize = 128;
-const PROFILE_SAMPLES: usize = 10;
 
 /// What one user may take.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +94,8 @@ pub(super) struct Partition {
     episodes: Episodes,
     episode_bytes: u64,
     dropped: u64,
+    /// What the first vector was of.
+    space: Option<Space>,
     pinned: Option<Box<Pinned>>,
 }
 
@@ -107,6 +108,7 @@ impl Partition {
             episodes: Episodes::new(limits.scan),
             episode_bytes: 0,
             dropped: 0,
+            space: None,
             pinned: None,
         }
     }
@@ -131,6 +133,7 @@ impl Partition {
         if self.episodes.contains(id) {
             return Ok(id);
         }
+        self.check_vector(episode.embedding.as_ref(), "remember")?;
         episode.session = self.episodes.intern(episode.session);
         let stored = Stored::new(owner, episode);
         let bytes = stored.bytes();
@@ -138,6 +141,7 @@ impl Partition {
             return Err(full("remember", "the episode alone is larger than what is kept of one user"));
         }
         self.episode_bytes += bytes;
+        self.space = self.space.take().or_else(|| stored.episode.embedding.as_ref().map(Space::of));
         self.episodes.insert(stored);
         self.make_room(limits);
         Ok(id)
@@ -184,14 +188,18 @@ impl Partition {
 
     /// Asserts a fact of `owner`.
     pub(super) fn assert(&mut self, owner: &Owner, fact: NewFact, limits: Limits) -> Result<Asserted> {
+        rules::facts::check(&fact)?;
+        self.check_vector(fact.embedding.as_ref(), "assert")?;
         let texts = fact.subject.len() + fact.predicate.len() + fact.object.len() + 16 * fact.sources.len();
         let vector = fact.embedding.as_ref().map_or(0, |e| 4 * e.vector.len());
         if BASE_BYTES + self.pinned_bytes() + (512 + 8 * texts + vector) as u64 > limits.bytes {
             return Err(full("assert", "the fact does not fit into what is kept of one user"));
         }
+        let space = fact.embedding.as_ref().map(Space::of);
         let pinned = self.pinned.get_or_insert_default();
         let asserted = pinned.facts.assert(owner, fact, limits.facts)?;
         pinned.weigh();
+        self.space = self.space.take().or(space);
         self.make_room(limits);
         Ok(asserted)
     }
@@ -244,17 +252,13 @@ impl Partition {
         if what.is_everything() {
             return self.erase_everything(limits);
         }
-        let goes = |session: &SessionId, at: Timestamp| {
-            what.session.as_ref().is_none_or(|wanted| wanted == session)
-                && what.before.is_none_or(|moment| at < moment)
-        };
+        let goes = |session: &SessionId, at: Timestamp| erases(what, session, at);
         let erased = self.episodes.remove_where(|e| goes(&e.session, e.at));
         self.episode_bytes -= erased.iter().map(Stored::bytes).sum::<u64>();
         let ids: HashSet<EpisodeId> = erased.iter().map(|s| s.episode.id).collect();
         let mut gone = Gone { episodes: ids.len() as u64, ..Gone::default() };
         let Some(pinned) = &mut self.pinned else { return gone };
-        // Blocks and facts without a source belong to no session.
-        let by_time = if what.session.is_none() { what.before } else { None };
+        let by_time = erases_unsourced_before(what);
         gone.facts = pinned.facts.erase(&ids, goes, |id| self.episodes.contains(id), by_time);
         let blocks = pinned.blocks.len();
         pinned.blocks.retain(|b| by_time.is_none_or(|moment| b.block.updated_at >= moment));
@@ -275,7 +279,14 @@ impl Partition {
         };
         self.episodes = Episodes::new(limits.scan);
         self.episode_bytes = 0;
+        self.space = None;
         gone
+    }
+
+    /// Whether a vector can be compared with those that are held.
+    pub(super) fn check_vector(&self, vector: Option<&Embedding>, operation: &'static str) -> Result<()> {
+        rules::check_embedding(vector, operation)?;
+        Space::check(self.space.as_ref(), vector, operation)
     }
 
     fn pinned_bytes(&self) -> u64 {
@@ -293,20 +304,6 @@ impl Partition {
             }
         }
     }
-}
-
-/// Whether `name` can name a block.
-pub(super) fn check_block_name(name: &str) -> Result<()> {
-    let why = if name.is_empty() {
-        "is empty".to_owned()
-    } else if name.len() > MAX_BLOCK_NAME {
-        format!("is {} bytes long; at most {MAX_BLOCK_NAME} are allowed", name.len())
-    } else if name.chars().any(char::is_control) {
-        "has a control character".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid_input(format!("the name of a block {why}")).with_operation("put_block"))
 }
 
 fn full(operation: &'static str, why: &str) -> Error {

@@ -8,12 +8,12 @@ use loomflow_core::{
     Asserted, Capabilities, Clock, EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ExportStream, Fact,
     FactQuery, FactStore, HistoryLimit, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode,
     NewFact, Owned, Owner, PutBlock, RecallQuery, Result, Scope, SessionId, SystemClock, TenantData,
-    export_from,
+    export_from, rules,
 };
 
 use super::config::{MemoryConfig, MemoryStats};
 use super::export;
-use super::partition::{Partition, check_block_name};
+use super::partition::Partition;
 use super::registry::Registry;
 
 /// Memory in this process: nothing survives a restart, and nothing leaves it.
@@ -170,7 +170,12 @@ impl MemoryStore for InMemoryMemory {
     }
 
     async fn recall(&self, scope: &Scope, query: &RecallQuery) -> Result<Vec<Owned<EpisodeMatch>>> {
-        Ok(self.read_list(scope, |p| p.episodes().recall(query)))
+        rules::check_embedding(query.embedding.as_ref(), "recall")?;
+        let found = self.registry.read(scope, |p| {
+            p.check_vector(query.embedding.as_ref(), "recall")?;
+            Ok(p.episodes().recall(query))
+        });
+        found.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     async fn history(
@@ -187,7 +192,7 @@ impl MemoryStore for InMemoryMemory {
     }
 
     async fn put_block(&self, scope: &Scope, block: PutBlock) -> Result<()> {
-        check_block_name(&block.name)?;
+        rules::check_block_name(&block.name)?;
         let limits = self.registry.limits();
         self.registry.write(scope, "put_block", |owner, p| p.put_block(owner, block, limits))
     }
@@ -216,6 +221,11 @@ impl FactStore for InMemoryFactStore {
     }
 
     async fn query(&self, scope: &Scope, query: &FactQuery) -> Result<Vec<Owned<Fact>>> {
-        Ok(self.registry.read(scope, |p| p.facts(query)).unwrap_or_default())
+        rules::check_embedding(query.embedding.as_ref(), "query")?;
+        let found = self.registry.read(scope, |p| {
+            p.check_vector(query.embedding.as_ref(), "query")?;
+            Ok(p.facts(query))
+        });
+        found.unwrap_or_else(|| Ok(Vec::new()))
     }
 }

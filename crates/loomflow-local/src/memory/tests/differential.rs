@@ -81,12 +81,20 @@ fn vector() -> impl Strategy<Value = Option<usize>> {
     prop::option::of(0..VECTORS.len())
 }
 
-const VECTORS: [(&str, &[f32]); 7] = [
+// Mostly of one kind, so that most histories are not about refusals.
+const VECTORS: [(&str, &[f32]); 14] = [
     ("m", &[1.0, 0.0, 0.0]),
     ("m", &[2.0, 0.0, 0.0]),
     ("m", &[1.0, 1.0, 0.0]),
     ("m", &[-1.0, 0.5, 0.0]),
     ("m", &[0.0, 0.0, 0.0]),
+    ("m", &[0.0, 1.0, 0.0]),
+    ("m", &[0.0, 1.0, 1.0]),
+    ("m", &[0.0, 0.0, 1.0]),
+    ("m", &[1.0, 0.0, 1.0]),
+    ("m", &[0.5, 0.0, 0.5]),
+    ("m", &[-1.0, 0.0, 0.0]),
+    ("m", &[4.0, 0.0, 0.0]),
     ("n", &[1.0, 0.0, 0.0]),
     ("m", &[1.0, 0.0]),
 ];
@@ -173,9 +181,11 @@ impl Pair {
         let stored = model.epoch;
         let stale = stale && stored > 0;
         let scope = tenant(user, if stale { stored - 1 } else { stored });
-        let refused = |error: Option<ErrorKind>| {
-            assert_eq!(error, stale.then_some(ErrorKind::Erased));
-            stale
+        let clash = |model: &oracle::User, vector| model.clashes(embedding(vector).as_ref());
+        let refused = |error: Option<ErrorKind>, clash: bool| {
+            let expected = if stale { Some(ErrorKind::Erased) } else { clash.then_some(ErrorKind::Config) };
+            assert_eq!(error, expected);
+            expected.is_some()
         };
         match op {
             Op::Remember { run, session: s, at, words, tools, vector } => {
@@ -185,8 +195,9 @@ impl Pair {
                 let run = RunId::from_u128(u128::from(run));
                 let mut new = NewEpisode::new(run, session(SESSIONS[s]), time(at), messages);
                 new.embedding = embedding(vector);
+                let known = model.episodes.iter().any(|e| e.id == EpisodeId::from(run));
                 let result = self.memory.remember(&scope, new.clone()).await;
-                if !refused(result.as_ref().err().map(|e| e.kind())) {
+                if !refused(result.as_ref().err().map(|e| e.kind()), !known && clash(model, vector)) {
                     assert_eq!(result.unwrap(), EpisodeId::from(run));
                     model.remember(new, max);
                 }
@@ -196,7 +207,7 @@ impl Pair {
                 put.content = content.map(|c| TEXTS[c].into());
                 put.order = order;
                 let result = self.memory.put_block(&scope, put.clone()).await;
-                if !refused(result.err().map(|e| e.kind())) {
+                if !refused(result.err().map(|e| e.kind()), false) {
                     model.put_block(put);
                 }
             }
@@ -213,7 +224,7 @@ impl Pair {
                 }
                 new.embedding = embedding(vector);
                 let result = self.memory.facts().unwrap().assert(&scope, new.clone()).await;
-                if !refused(result.as_ref().err().map(|e| e.kind())) {
+                if !refused(result.as_ref().err().map(|e| e.kind()), clash(model, vector)) {
                     let done = result.unwrap();
                     let (written, ended) = model.assert(&new);
                     assert_eq!(done.outcome == AssertOutcome::New, written);
@@ -234,7 +245,12 @@ impl Pair {
                 let mut query = RecallQuery::new(text(&words), limit);
                 query.embedding = embedding(vector);
                 query.exclude_history = skip.map(|(s, n)| (session(SESSIONS[s]), HistoryLimit::messages(n)));
-                let found = open(&scope, self.memory.recall(&scope, &query).await.unwrap());
+                let found = self.memory.recall(&scope, &query).await;
+                if clash(model, vector) {
+                    assert_eq!(found.unwrap_err().kind(), ErrorKind::Config);
+                    return;
+                }
+                let found = open(&scope, found.unwrap());
                 let found: Vec<_> = found.iter().map(|m| (m.episode.id, m.score)).collect();
                 assert_eq!(found, model.recall(&query), "{query:?}");
             }
@@ -291,7 +307,12 @@ impl Pair {
             .into_iter()
             .map(|(at, _)| all[at].id)
             .collect();
-        let found = open(scope, facts.query(scope, &query).await.unwrap());
+        let found = facts.query(scope, &query).await;
+        if model.clashes(query.embedding.as_ref()) {
+            assert_eq!(found.unwrap_err().kind(), ErrorKind::Config);
+            return;
+        }
+        let found = open(scope, found.unwrap());
         assert_eq!(found.iter().map(|f| f.id).collect::<Vec<_>>(), expected, "{query:?}");
     }
 

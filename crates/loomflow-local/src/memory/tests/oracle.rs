@@ -13,6 +13,7 @@ pub(super) struct User {
     pub(super) episodes: Vec<Episode>,
     pub(super) facts: Vec<(Fact, Option<Embedding>)>,
     pub(super) blocks: Vec<MemoryBlock>,
+    pub(super) space: Option<(String, usize)>,
     dropped: Vec<(EpisodeId, SessionId, Timestamp)>,
 }
 
@@ -32,11 +33,23 @@ fn newest_first(list: &mut [Episode]) {
 }
 
 impl User {
+    /// Whether a vector is of another kind than those that are held.
+    pub(super) fn clashes(&self, vector: Option<&Embedding>) -> bool {
+        matches!((&self.space, vector), (Some((model, n)), Some(v)) if **model != *v.model || *n != v.vector.len())
+    }
+
+    fn see(&mut self, vector: Option<&Embedding>) {
+        if let (None, Some(v)) = (&self.space, vector) {
+            self.space = Some((v.model.to_string(), v.vector.len()));
+        }
+    }
+
     pub(super) fn remember(&mut self, new: NewEpisode, max: usize) {
         let episode = Episode::from(new);
         if self.episodes.iter().any(|e| e.id == episode.id) {
             return;
         }
+        self.see(episode.embedding.as_ref());
         self.episodes.push(episode);
         newest_first(&mut self.episodes);
         while self.episodes.len() > max {
@@ -106,25 +119,37 @@ impl User {
     /// Returns whether a row was written, and how many were ended.
     pub(super) fn assert(&mut self, new: &NewFact) -> (bool, usize) {
         const FOREVER: i64 = i64::MAX;
+        self.see(new.embedding.as_ref());
         let until = |t: Option<Timestamp>| t.map_or(FOREVER, Timestamp::as_micros);
         let back = |t: i64| if t == FOREVER { None } else { Some(Timestamp::from_micros(t)) };
         let (from, asked) = (new.valid_from.as_micros(), until(new.valid_until));
-        for (f, v) in &mut self.facts {
+        let mut covering: Vec<usize> = Vec::new();
+        for (i, (f, _)) in self.facts.iter().enumerate() {
             let same = f.subject == new.subject && f.predicate == new.predicate && f.object == new.object;
             if same
                 && f.known_until.is_none()
                 && f.valid_from.as_micros() <= from
                 && until(f.valid_until) >= asked
             {
-                f.confidence = f.confidence.max(new.confidence);
-                new.sources.iter().for_each(|s| {
-                    if !f.sources.contains(s) {
-                        f.sources.push(*s);
-                    }
-                });
-                *v = v.clone().or(new.embedding.clone());
-                return (false, 0);
+                covering.push(i);
             }
+        }
+        covering.sort_by_key(|i| {
+            let f = &self.facts[*i].0;
+            let mut sources = f.sources.clone();
+            sources.sort();
+            (f.known_from, f.valid_from, until(f.valid_until), f.confidence, sources)
+        });
+        if let Some(i) = covering.first() {
+            let (f, v) = &mut self.facts[*i];
+            f.confidence = f.confidence.max(new.confidence);
+            for source in &new.sources {
+                if !f.sources.contains(source) {
+                    f.sources.push(*source);
+                }
+            }
+            *v = v.clone().or(new.embedding.clone());
+            return (false, 0);
         }
         let now = self.facts.iter().map(|(f, _)| f.known_from).chain([new.recorded_at]).max().unwrap();
         let rival = |f: &Fact| {

@@ -1,8 +1,13 @@
-//! Words: the tokeniser and BM25.
+//! Words: the tokeniser, BM25, and the form terms are stored in.
 //!
 //! A term is a maximal run of Unicode alphanumeric characters, lower-cased character by character, and is kept as a
 //! 64-bit hash. A document is the sorted list of its terms with repeats: its length is the list's, and the frequency of
 //! a term is the length of its run, so a short text costs eight bytes a word and nothing else.
+//!
+//! The hash is part of what durable stores hold: it is the same on every machine, and it never changes.
+
+use crate::memory::{Fact, searchable};
+use crate::message::Message;
 
 const K1: f64 = 1.2;
 const B: f64 = 0.75;
@@ -11,7 +16,8 @@ const B: f64 = 0.75;
 const LINEAR: usize = 32;
 
 /// A document's terms: sorted hashes, with repeats.
-pub(super) fn document<'t>(texts: impl Iterator<Item = &'t str>) -> Box<[u64]> {
+#[must_use]
+pub fn terms<'t>(texts: impl Iterator<Item = &'t str>) -> Box<[u64]> {
     let mut terms = Vec::new();
     for text in texts {
         for_each_term(text, |term| terms.push(term));
@@ -20,8 +26,34 @@ pub(super) fn document<'t>(texts: impl Iterator<Item = &'t str>) -> Box<[u64]> {
     terms.into_boxed_slice()
 }
 
+/// The terms of an episode: what recall searches.
+#[must_use]
+pub fn of_episode(messages: &[Message]) -> Box<[u64]> {
+    terms(searchable(messages))
+}
+
+/// The terms of a fact: those of its subject, predicate and object.
+#[must_use]
+pub fn of_fact(fact: &Fact) -> Box<[u64]> {
+    // `_` ends a word, so the words are those of `Fact::text`.
+    terms([&*fact.subject, &*fact.predicate, &*fact.object].into_iter())
+}
+
+/// Terms as bytes, for a store's column: eight for each, little-endian.
+#[must_use]
+pub fn to_bytes(terms: &[u64]) -> Vec<u8> {
+    terms.iter().flat_map(|term| term.to_le_bytes()).collect()
+}
+
+/// Terms as a store read them back. Bytes that are no whole term are left out.
+#[must_use]
+pub fn from_bytes(bytes: &[u8]) -> Box<[u64]> {
+    bytes.as_chunks().0.iter().map(|eight| u64::from_le_bytes(*eight)).collect()
+}
+
 /// A hash of two texts, in that order, that no shift of their border shares.
-pub(super) fn pair(a: &str, b: &str) -> u64 {
+#[must_use]
+pub fn pair(a: &str, b: &str) -> u64 {
     let mut hash = Fnv::new();
     (a.len() as u64).to_le_bytes().iter().for_each(|byte| hash.push(*byte));
     a.bytes().chain(b.bytes()).for_each(|byte| hash.push(byte));
@@ -29,21 +61,22 @@ pub(super) fn pair(a: &str, b: &str) -> u64 {
 }
 
 /// Each distinct term of a sorted document, with its frequency.
-pub(super) fn frequencies(document: &[u64]) -> impl Iterator<Item = (u64, u32)> {
+pub fn frequencies(document: &[u64]) -> impl Iterator<Item = (u64, u32)> {
     document.chunk_by(|a, b| a == b).map(|run| (run[0], u32::try_from(run.len()).unwrap_or(u32::MAX)))
 }
 
 /// The distinct terms of a query. A term's column is its place among them in the order of the query's words, which is
 /// the order scores are summed in, so that equal documents get bitwise equal scores.
-#[derive(Debug)]
-pub(super) struct QueryTerms {
+#[derive(Clone, Debug)]
+pub struct QueryTerms {
     /// (term, column), by term.
     sorted: Vec<(u64, u32)>,
 }
 
 impl QueryTerms {
     /// The distinct terms of `text`.
-    pub(super) fn parse(text: &str) -> Self {
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
         let mut sorted: Vec<(u64, u32)> = Vec::with_capacity(text.len() / 5 + 1);
         for_each_term(text, |term| {
             let place = u32::try_from(sorted.len()).unwrap_or(u32::MAX);
@@ -65,16 +98,20 @@ impl QueryTerms {
     }
 
     /// How many distinct terms there are.
-    pub(super) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.sorted.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether the text has no word.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
 
     /// The terms by column.
-    pub(super) fn by_column(&self) -> Vec<u64> {
+    #[must_use]
+    pub fn by_column(&self) -> Vec<u64> {
         let mut terms = vec![0; self.len()];
         for (term, column) in &self.sorted {
             terms[*column as usize] = *term;
@@ -104,17 +141,19 @@ impl QueryTerms {
 
 /// What BM25 knows of a collection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Corpus {
+#[allow(clippy::exhaustive_structs, reason = "the two numbers of the formula")]
+pub struct Corpus {
     /// How many documents there are.
-    pub(super) documents: usize,
+    pub documents: usize,
     /// How many terms they have together, repeats included.
-    pub(super) terms: u64,
+    pub terms: u64,
 }
 
 impl Corpus {
     /// How much a term counts that is in `documents_with` documents. Always positive.
     #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-    pub(super) fn idf(self, documents_with: usize) -> f64 {
+    #[must_use]
+    pub fn idf(self, documents_with: usize) -> f64 {
         let n = self.documents as f64;
         let df = documents_with as f64;
         (1.0 + (n - df + 0.5) / (df + 0.5)).ln()
@@ -122,20 +161,24 @@ impl Corpus {
 
     /// What a document's length does to the frequencies of its terms.
     #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-    pub(super) fn damping(self, length: usize) -> f64 {
+    #[must_use]
+    pub fn damping(self, length: usize) -> f64 {
         let average = self.terms as f64 / self.documents as f64;
         K1 * (1.0 - B + B * (length as f64 / average))
     }
 }
 
 /// What a term adds that is there `frequency` times in a document with this `damping`, for an idf of 1.
-pub(super) fn saturation(frequency: u32, damping: f64) -> f64 {
+#[must_use]
+pub fn saturation(frequency: u32, damping: f64) -> f64 {
     let tf = f64::from(frequency);
     tf * (K1 + 1.0) / (tf + damping)
 }
 
 /// The BM25 score of each of `documents`, 0 where nothing matches, by looking at every one of them.
-pub(super) fn score_all<'d>(
+///
+/// `documents` may leave out those of the collection that have no term of the query: nothing but `corpus` counts them.
+pub fn score_all<'d>(
     terms: &QueryTerms,
     corpus: Corpus,
     documents: impl Iterator<Item = &'d [u64]> + Clone,
@@ -235,7 +278,7 @@ impl Fnv {
 mod tests {
     use super::*;
 
-    fn terms(text: &str) -> Vec<u64> {
+    fn in_order(text: &str) -> Vec<u64> {
         let mut out = Vec::new();
         for_each_term(text, |t| out.push(t));
         out
@@ -243,25 +286,37 @@ mod tests {
 
     #[test]
     fn terms_are_lower_cased_alphanumeric_runs() {
-        assert_eq!(terms("Hello, WORLD-42 é"), terms("hello world 42 É"));
-        assert_eq!(terms("naïve_Straße"), terms("NAÏVE straße"));
-        assert_eq!(terms("東京 tokyo").len(), 2);
-        assert!(terms(" .,;!—… ").is_empty());
-        assert_ne!(terms("ab c"), terms("a bc"));
+        assert_eq!(in_order("Hello, WORLD-42 é"), in_order("hello world 42 É"));
+        assert_eq!(in_order("naïve_Straße"), in_order("NAÏVE straße"));
+        assert_eq!(in_order("東京 tokyo").len(), 2);
+        assert!(in_order(" .,;!—… ").is_empty());
+        assert_ne!(in_order("ab c"), in_order("a bc"));
+    }
+
+    #[test]
+    fn the_hash_never_changes() {
+        assert_eq!(in_order("order"), [0xfda117db88927e84]);
+    }
+
+    #[test]
+    fn stored_terms_come_back() {
+        let stored = terms(["the cat, the mat"].into_iter());
+        assert_eq!(from_bytes(&to_bytes(&stored)), stored);
+        assert_eq!(from_bytes(&to_bytes(&stored)[..11]).len(), 1);
     }
 
     #[test]
     fn columns_follow_the_words_of_the_query() {
         let query = QueryTerms::parse("red blue red green blue");
-        assert_eq!(query.by_column(), terms("red blue green"));
+        assert_eq!(query.by_column(), in_order("red blue green"));
     }
 
     #[test]
     fn scores_are_those_of_the_formula() {
         let docs = [
-            document(["the cat sat"].into_iter()),
-            document(["the dog"].into_iter()),
-            document(["cat cat cat dog"].into_iter()),
+            terms(["the cat sat"].into_iter()),
+            terms(["the dog"].into_iter()),
+            terms(["cat cat cat dog"].into_iter()),
         ];
         let corpus = Corpus { documents: 3, terms: 9 };
         let scores = score_all(&QueryTerms::parse("cat"), corpus, docs.iter().map(|d| &**d));
