@@ -1,12 +1,23 @@
 //! The collections on disk, and the lock that makes every update of one wait for the one before.
+//!
+//! The engine writes its log ahead and does not play it back when it is opened again, and writing out its segments for each
+//! update takes tens of milliseconds. So a collection is what its own log says: each update is appended before it is
+//! applied, and the engine's files are made anew from it at the start. The log is not synced: what was acknowledged
+//! survives the death of this process, which is what tests look for, and not the loss of power.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use qdrant_edge::external::serde_json;
 use qdrant_edge::{EdgeConfig, EdgeShard, OperationError, UpdateOperation, WalOptions};
 use tonic::Status;
+
+/// A collection's configuration. Its directory counts as one from the moment that this is in it.
+const CONFIG: &str = "config.json";
 
 /// All collections of a directory.
 #[derive(Debug)]
@@ -18,8 +29,8 @@ pub(crate) struct Engine {
 /// One collection: one shard.
 #[derive(Debug)]
 pub(crate) struct Collection {
-    /// Held for the whole of an update.
-    updates: Mutex<()>,
+    /// The log; held for the whole of an update.
+    updates: Mutex<File>,
     /// `None` once it was deleted: the engine's files must not be taken away under a reader.
     shard: RwLock<Option<EdgeShard>>,
 }
@@ -31,9 +42,9 @@ impl Engine {
         for entry in std::fs::read_dir(dir).map_err(|e| e.to_string())? {
             let path = entry.map_err(|e| e.to_string())?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(decode) else { continue };
-            if path.join("ready").exists() {
-                let shard = EdgeShard::load(&path, None).map_err(|e| format!("collection {name}: {e}"))?;
-                collections.insert(name, Arc::new(Collection::new(shard)));
+            if path.join(CONFIG).exists() {
+                let collection = Collection::open(&path).map_err(|e| format!("collection {name}: {e}"))?;
+                collections.insert(name, Arc::new(collection));
             } else {
                 // Its creation was cut short, and nobody was told that it is there.
                 std::fs::remove_dir_all(&path).map_err(|e| e.to_string())?;
@@ -64,11 +75,15 @@ impl Engine {
             retain_closed: NonZeroUsize::MIN,
         });
         let path = self.dir.join(encode(name));
-        std::fs::create_dir_all(&path).map_err(|e| Status::internal(e.to_string()))?;
-        let shard = EdgeShard::new(&path, config).map_err(status)?;
-        shard.flush();
-        std::fs::write(path.join("ready"), []).map_err(|e| Status::internal(e.to_string()))?;
-        collections.insert(name.to_owned(), Arc::new(Collection::new(shard)));
+        let create = || -> Result<Collection, Box<dyn std::error::Error>> {
+            std::fs::create_dir_all(&path)?;
+            let written = path.join("config.new");
+            std::fs::write(&written, serde_json::to_vec(&config)?)?;
+            std::fs::rename(&written, path.join(CONFIG))?;
+            Collection::open(&path)
+        };
+        let collection = create().map_err(|e| Status::internal(e.to_string()))?;
+        collections.insert(name.to_owned(), Arc::new(collection));
         Ok(())
     }
 
@@ -77,15 +92,37 @@ impl Engine {
         let Some(collection) = lock(&self.collections).remove(name) else { return Ok(false) };
         let path = self.dir.join(encode(name));
         drop(collection.shard.write().unwrap_or_else(PoisonError::into_inner).take());
-        std::fs::remove_file(path.join("ready")).map_err(|e| Status::internal(e.to_string()))?;
+        std::fs::remove_file(path.join(CONFIG)).map_err(|e| Status::internal(e.to_string()))?;
         std::fs::remove_dir_all(&path).map_err(|e| Status::internal(e.to_string()))?;
         Ok(true)
     }
 }
 
 impl Collection {
-    fn new(shard: EdgeShard) -> Self {
-        Self { updates: Mutex::new(()), shard: RwLock::new(Some(shard)) }
+    /// The collection that a directory's configuration and log describe.
+    fn open(path: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let config: EdgeConfig = serde_json::from_slice(&std::fs::read(path.join(CONFIG))?)?;
+        let (engine, log) = (path.join("engine"), path.join("updates.log"));
+        if engine.exists() {
+            std::fs::remove_dir_all(&engine)?;
+        }
+        std::fs::create_dir_all(&engine)?;
+        let shard = EdgeShard::new(&engine, config)?;
+        let mut whole = 0;
+        if log.exists() {
+            let mut lines = BufReader::new(File::open(&log)?);
+            let mut line = String::new();
+            while lines.read_line(&mut line)? > 0 && line.ends_with('\n') {
+                whole += line.len() as u64;
+                // What failed the first time fails again.
+                let _ = shard.update(serde_json::from_str(&line)?);
+                line.clear();
+            }
+        }
+        let log = File::options().create(true).append(true).open(&log)?;
+        // The last update may have been cut short, and then nobody was told that it is there.
+        log.set_len(whole)?;
+        Ok(Self { updates: Mutex::new(log), shard: RwLock::new(Some(shard)) })
     }
 
     pub(crate) fn read<T>(
@@ -96,17 +133,16 @@ impl Collection {
         read(shard.as_ref().ok_or_else(|| missing(""))?).map_err(status)
     }
 
-    /// Applies updates one after the other, and is done when they are on disk: the engine writes its log ahead, but
-    /// does not play it back when it is opened again.
+    /// Applies updates one after the other; each is in the log before it is applied.
     pub(crate) fn update(&self, operations: Vec<UpdateOperation>) -> Result<(), Status> {
-        let _turn = lock(&self.updates);
-        self.read(|shard| {
-            for operation in operations {
-                shard.update(operation)?;
-            }
-            shard.flush();
-            Ok(())
-        })
+        let mut log = lock(&self.updates);
+        for operation in operations {
+            let mut line = serde_json::to_vec(&operation).map_err(|e| Status::internal(e.to_string()))?;
+            line.push(b'\n');
+            log.write_all(&line).map_err(|e| Status::internal(e.to_string()))?;
+            self.read(|shard| shard.update(operation))?;
+        }
+        Ok(())
     }
 }
 

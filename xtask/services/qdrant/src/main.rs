@@ -2,8 +2,8 @@
 //!
 //! The engine (segments, filters, payload indexes, conditional updates) is Qdrant's own, as a library; the messages are
 //! those of the official client. What is in between is this program: it turns a request into the engine's own form and
-//! judges nothing by itself. One process, one shard, one update of a collection at a time; what was acknowledged is on
-//! disk before the answer goes out.
+//! judges nothing by itself. One process, one shard, one update of a collection at a time; what was acknowledged is found
+//! again after a restart, and after a SIGKILL.
 //!
 //! Not Qdrant's, and so not checked by a test against it: clusters and their consistency, strict mode, API keys and TLS,
 //! rate limits, the background optimizer, and the wording of the server's own validation errors.

@@ -28,7 +28,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 impl Service {
-    /// One update, given as the engine's JSON. It is on disk before the answer, whether or not the client waits.
+    /// One update, given as the engine's JSON. It is done before the answer, whether or not the client waits.
     async fn update(&self, collection: &str, operations: Vec<Value>) -> Result<(), Status> {
         let collection = self.0.get(collection)?;
         let operations = operations.into_iter().map(wire::read).collect::<Result<Vec<_>, _>>()?;
