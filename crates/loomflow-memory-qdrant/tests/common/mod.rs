@@ -6,7 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use loomflow_conformance::memory::Planted;
 use loomflow_core::rules::words;
-use loomflow_core::{Episode, Fact, FactId, MemoryBlock, Owner, UserId};
+use loomflow_core::{
+    Episode, Epoch, Fact, FactId, Identity, MemoryBlock, Message, Namespace, NewEpisode, Owner, RunId, Scope,
+    SessionId, Timestamp, UserId, danger,
+};
 use loomflow_memory_qdrant::{QdrantMemory, QdrantMemoryConfig};
 use qdrant_client::qdrant::{PointStruct, UpsertPointsBuilder};
 use qdrant_client::{Payload, Qdrant};
@@ -47,6 +50,40 @@ pub fn client() -> Qdrant {
 
 pub async fn drop_collection(name: &str) {
     client().delete_collection(name).await.unwrap();
+}
+
+/// A namespace of its own.
+pub struct World(Namespace);
+
+impl World {
+    pub fn new() -> Self {
+        Self(Namespace::new(&name()).unwrap())
+    }
+
+    pub fn user(&self, user: &str) -> Scope {
+        self.user_at(user, 0)
+    }
+
+    pub fn user_at(&self, user: &str, epoch: u64) -> Scope {
+        let identity = Identity::User(UserId::new(user).unwrap());
+        danger::assume_scope(self.0.clone(), identity, Epoch::new(epoch))
+    }
+}
+
+pub fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+pub fn new_run() -> RunId {
+    RunId::from_u128(rand::random())
+}
+
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros((1_614_600_000 + seconds) * 1_000_000)
+}
+
+pub fn turn(run: RunId, session: &SessionId, at: Timestamp, said: &str, reply: &str) -> NewEpisode {
+    NewEpisode::new(run, session.clone(), at, vec![Message::user(said), Message::assistant(reply)])
 }
 
 /// The payload of a point of `owner` that is filed under the partition of `filed_under`, written by hand.
