@@ -43,9 +43,10 @@ fn io_error(error: &RedisError) -> (ErrorKind, &'static str) {
     let cause = shared.and_then(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind);
     match cause {
         // Only an attempt to connect fails like this.
-        Some(ConnectionRefused | AddrNotAvailable | HostUnreachable | NetworkUnreachable | NotFound) => {
-            (ErrorKind::Unreachable, "Redis cannot be reached: is it up, and are host and port of its URL right?")
-        }
+        Some(ConnectionRefused | AddrNotAvailable | HostUnreachable | NetworkUnreachable | NotFound) => (
+            ErrorKind::Unreachable,
+            "Redis cannot be reached: is it up, and are host and port of its URL right?",
+        ),
         _ => (ErrorKind::Transport, "the connection to Redis was lost"),
     }
 }

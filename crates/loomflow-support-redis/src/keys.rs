@@ -100,7 +100,8 @@ mod tests {
     fn nothing_a_user_chose_is_in_a_key() {
         let keys = Keys::new("lf").unwrap();
         let mut seen = std::collections::BTreeSet::new();
-        for user in ["a", "A", "a,b", "}", "{x}", "a:b", "*", "[a]", "a\\", "b} ep {a", "\u{e9}", "e\u{301}"] {
+        for user in ["a", "A", "a,b", "}", "{x}", "a:b", "*", "[a]", "a\\", "b} ep {a", "\u{e9}", "e\u{301}"]
+        {
             let key = keys.of(&owner("n:{", user)).key("ep");
             let hex = key.strip_prefix("lf:{").and_then(|k| k.strip_suffix("}:ep")).unwrap();
             assert!(hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));

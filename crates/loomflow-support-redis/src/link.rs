@@ -120,7 +120,8 @@ impl Link {
         repeat: Repeat,
         command: &Cmd,
     ) -> Result<T> {
-        self.run(operation, repeat, |mut manager| async move { command.query_async(&mut manager).await }).await
+        self.run(operation, repeat, |mut manager| async move { command.query_async(&mut manager).await })
+            .await
     }
 
     /// Runs a script on the keys of one tenant: by its digest, and with its text where the server does not know it.
@@ -226,7 +227,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_url_that_cannot_be_used_is_not_shown() {
-        for url in ["", "postgres://u:hunter2@h/1", "redis://u:hunter2@host:99999999", "redis://u:hunter2@h/x"] {
+        for url in
+            ["", "postgres://u:hunter2@h/1", "redis://u:hunter2@host:99999999", "redis://u:hunter2@h/x"]
+        {
             let error = refused(url).await;
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");
             assert!(!format!("{error} {error:?}").contains("hunter2"));
