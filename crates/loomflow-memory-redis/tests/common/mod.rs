@@ -57,13 +57,7 @@ pub fn base(prefix: &str, owner: &Owner) -> String {
 
 /// Writes a row of `foreign` under the keys of `scope`, with commands of our own: the stored form is written down here a
 /// second time.
-pub async fn plant(
-    url: &str,
-    prefix: &str,
-    scope: &Scope,
-    foreign: &Owner,
-    record: Planted,
-) -> Result<()> {
+pub async fn plant(url: &str, prefix: &str, scope: &Scope, foreign: &Owner, record: Planted) -> Result<()> {
     let base = base(prefix, scope.owner());
     let key = |kind: &str| format!("{base}:{kind}");
     let mut row = json!({"n": foreign.namespace().as_str()});
