@@ -5,6 +5,8 @@
 
 mod error;
 mod migration;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 
 pub use error::store_error;
 pub use migration::{Migration, pending};
