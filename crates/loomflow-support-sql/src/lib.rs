@@ -7,6 +7,8 @@ mod error;
 mod migration;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 
 pub use error::store_error;
 pub use migration::{Migration, pending};
