@@ -2,6 +2,7 @@
 //! nothing repeats a URL. Real servers are asked in the workspace's cross-crate tests.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "without a runtime there is no test")]
 
 use std::error::Error as _;
 
@@ -47,12 +48,10 @@ fn a_store_that_is_not_compiled_in_names_its_feature_and_the_line() {
 
 #[test]
 fn memory_in_the_process_comes_with_the_feature_local() {
-    match open("inmemory") {
-        Ok(()) => assert!(cfg!(feature = "local")),
-        Err(error) => {
-            assert!(!cfg!(feature = "local"));
-            assert!(error.message().contains("features = [\"local\"]"), "{error}");
-        }
+    let opened = open("inmemory");
+    assert_eq!(opened.is_ok(), cfg!(feature = "local"));
+    if let Err(error) = opened {
+        assert!(error.message().contains("features = [\"local\"]"), "{error}");
     }
 }
 
@@ -88,7 +87,7 @@ proptest! {
             8 => format!("rediss://:{secret}@127.0.0.1:1"),
             9 => format!("qdrant:http://u:{secret}@127.0.0.1:1"),
             10 => format!("qdrant:http://127.0.0.1:1?api_key={secret}"),
-            11 => format!("{secret}"),
+            11 => secret.clone(),
             12 => format!("{secret}:x@127.0.0.1:1/d"),
             _ => format!("qdrant:http://{secret}@127.0.0.1:x"),
         };

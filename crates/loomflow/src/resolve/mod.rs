@@ -6,7 +6,7 @@
 //! | `sqlite:PATH` | one file on this machine; `sqlite::memory:` lives as long as its connection | `memory-sqlite` |
 //! | `postgres://USER:PASSWORD@HOST/DATABASE` | PostgreSQL; `postgresql://` is the same | `memory-postgres` |
 //! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `memory-redis` |
-//! | `qdrant:http://HOST:PORT` | Qdrant, its gRPC port; `qdrant:https://` over TLS | `memory-qdrant` |
+//! | `qdrant:http://HOST:PORT` | Qdrant, its gRPC port; `qdrant:https://` over TLS; `?api_key=KEY` behind it | `memory-qdrant` |
 //!
 //! A URL is a secret: it is wiped when it has been used, and no error repeats any of it. `@ / ? #` and blanks in a
 //! password are written percent-encoded (`%40 %2F %3F %23 %20`).
@@ -40,10 +40,11 @@ pub async fn memory(url: impl Into<StoreUrl> + Send) -> Result<Arc<dyn MemorySto
 
 /// Connects to one store, if its crate was compiled in.
 macro_rules! connect {
-    ($feature:literal, $target:ident, $package:ident, $memory:ident, $config:ident) => {{
+    ($feature:literal, $target:ident, $package:ident, $memory:ident, $config:ident $(, $set:expr)?) => {{
         #[cfg(feature = $feature)]
         {
             let config = $package::$config::new($target.place.expose().as_str());
+            $(let config = $set(config);)?
             Ok(Arc::new(Box::pin($package::$memory::connect(config)).await?))
         }
         #[cfg(not(feature = $feature))]
@@ -77,7 +78,19 @@ async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
             connect!("memory-redis", target, loomflow_memory_redis, RedisMemory, RedisMemoryConfig)
         }
         Kind::Qdrant => {
-            connect!("memory-qdrant", target, loomflow_memory_qdrant, QdrantMemory, QdrantMemoryConfig)
+            #[cfg(feature = "memory-qdrant")]
+            let with_key = |config: loomflow_memory_qdrant::QdrantMemoryConfig| match &target.key {
+                Some(key) => config.with_api_key(key.expose().as_str()),
+                None => config,
+            };
+            connect!(
+                "memory-qdrant",
+                target,
+                loomflow_memory_qdrant,
+                QdrantMemory,
+                QdrantMemoryConfig,
+                with_key
+            )
         }
     }
 }

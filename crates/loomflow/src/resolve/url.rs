@@ -91,11 +91,14 @@ pub(super) struct Target {
     pub(super) kind: Kind,
     #[allow(dead_code, reason = "without the feature of any store, nobody is told")]
     pub(super) place: Secret<String>,
+    /// What Qdrant is shown beside its address.
+    #[allow(dead_code, reason = "only one store has a key beside its address")]
+    pub(super) key: Option<Secret<String>>,
 }
 
 impl Target {
     fn new(kind: Kind, place: String) -> Self {
-        Self { kind, place: Secret::new(place) }
+        Self { kind, place: Secret::new(place), key: None }
     }
 }
 
@@ -118,12 +121,7 @@ impl StoreUrl {
             (Kind::InMemory, None) => Ok(Target::new(kind, String::new())),
             (Kind::InMemory, Some(_)) => Err(config("`inmemory` takes nothing after it")),
             (Kind::Sqlite, rest) => Ok(Target::new(kind, path(rest.unwrap_or_default())?)),
-            (Kind::Qdrant, rest) => {
-                let url = rest.unwrap_or_default();
-                let after = after(url, "http://").or_else(|| after(url, "https://"));
-                server(kind, after)?;
-                Ok(Target::new(kind, url.to_owned()))
-            }
+            (Kind::Qdrant, rest) => qdrant(rest.unwrap_or_default()),
             (Kind::Postgres | Kind::Redis, rest) => {
                 let rest = rest.unwrap_or_default();
                 server(kind, rest.strip_prefix("//"))?;
@@ -131,6 +129,40 @@ impl StoreUrl {
             }
         }
     }
+}
+
+/// An address, and the key beside it: a driver that was handed both in one would tell of them in one.
+fn qdrant(url: &str) -> Result<Target> {
+    let after = after(url, "http://").or_else(|| after(url, "https://"));
+    server(Kind::Qdrant, after)?;
+    if url.contains('@') {
+        return Err(config("Qdrant knows no user; write its key as `?api_key=KEY` behind the port"));
+    }
+    let Some((address, query)) = url.split_once('?') else {
+        return Ok(Target::new(Kind::Qdrant, url.to_owned()));
+    };
+    let key = query.strip_prefix("api_key=").filter(|key| !key.is_empty() && !key.contains(['&', '=']));
+    let Some(key) = key.and_then(decoded) else {
+        return Err(config("behind `?`, the URL of Qdrant takes `api_key=KEY` and nothing else"));
+    };
+    Ok(Target { key: Some(Secret::new(key)), ..Target::new(Kind::Qdrant, address.to_owned()) })
+}
+
+/// Without its percent-encoding; `None` where that is broken.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let (high, low) =
+                    (char::from(rest.next()?).to_digit(16)?, char::from(rest.next()?).to_digit(16)?);
+                u8::try_from(16 * high + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// What follows `prefix`, in whatever case that is written.
@@ -241,6 +273,17 @@ mod tests {
     fn read(url: &str) -> (Kind, String) {
         let target = StoreUrl::from(url).parse().unwrap();
         (target.kind, target.place.expose().clone())
+    }
+
+    #[test]
+    fn a_key_of_qdrant_stands_beside_its_address() {
+        let target = StoreUrl::from("qdrant:https://h:6334?api_key=a%2Fb%40%C3%A9").parse().unwrap();
+        assert_eq!(target.place.expose(), "https://h:6334");
+        assert_eq!(target.key.as_ref().map(|key| key.expose().as_str()), Some("a/b@é"));
+        for odd in ["api_key=", "key=a", "api_key=a&b=c", "api_key=%zz", "api_key=%4", "api_key=%ff", ""] {
+            assert!(why(&format!("qdrant:http://h?{odd}")).contains("api_key=KEY"), "{odd}");
+        }
+        assert!(why("qdrant:http://key@h").contains("api_key=KEY"));
     }
 
     fn why(url: &str) -> String {
