@@ -10,6 +10,4 @@ pub mod fixture;
 pub mod own;
 pub mod provider;
 pub mod services;
-#[cfg(feature = "stores")]
-pub mod stores;
 pub mod worker;

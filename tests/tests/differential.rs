@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
+use loomflow::resolve;
 use loomflow_tests::differential::{Options, check};
-use loomflow_tests::stores;
 
 /// How long each store is asked.
 const TIME: Duration = Duration::from_secs(15);
@@ -15,7 +15,7 @@ const AT_LEAST: u64 = 200;
 
 fn compare(url: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let store = runtime.block_on(stores::memory(url)).unwrap();
+    let store = runtime.block_on(resolve::memory(url)).unwrap();
     let report = check(&runtime, &store, &Options::for_time(rand::random(), TIME), |_| {});
     let report = report.unwrap_or_else(|failure| panic!("{}: {failure:?}", store.store_name()));
     assert!(report.operations >= AT_LEAST, "{report:?}");

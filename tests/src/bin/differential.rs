@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use loomflow::resolve;
 use loomflow_tests::differential::{Options, Report, check};
-use loomflow_tests::stores;
 
 /// Compares random histories on a memory store with a naive oracle.
 #[derive(Debug, Parser)]
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn compare(args: &Args) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("the runtime cannot start: {e}"))?;
-    let store = runtime.block_on(stores::memory(&args.backend)).map_err(|e| e.to_string())?;
+    let store = runtime.block_on(resolve::memory(args.backend.as_str())).map_err(|e| e.to_string())?;
     let options = Options::for_operations(args.seed, args.ops).with_first_case(args.case);
     let began = Instant::now();
     let mut told = began;

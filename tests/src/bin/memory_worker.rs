@@ -7,7 +7,8 @@
 use std::io::{self, BufRead as _, Write as _};
 use std::process::ExitCode;
 
-use loomflow_tests::{stores, worker};
+use loomflow::resolve;
+use loomflow_tests::worker;
 
 fn main() -> ExitCode {
     match serve() {
@@ -24,7 +25,7 @@ fn serve() -> Result<(), String> {
     let runtime = runtime.map_err(|e| e.to_string())?;
     let mut lines = io::stdin().lock().lines();
     let url = lines.next().ok_or("no URL came")?.map_err(|e| e.to_string())?;
-    let store = runtime.block_on(stores::memory(&url)).map_err(|e| format!("{e:?}"))?;
+    let store = runtime.block_on(resolve::memory(url)).map_err(|e| format!("{e:?}"))?;
     for line in lines {
         let answer = runtime.block_on(worker::obey(&*store, &line.map_err(|e| e.to_string())?));
         let mut out = io::stdout().lock();
