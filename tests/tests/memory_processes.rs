@@ -26,6 +26,11 @@ macro_rules! stores {
                 }
 
                 #[test]
+                fn many_processes_open_it_at_once() {
+                    sharing::opens_for_many_at_once(|| $shared);
+                }
+
+                #[test]
                 fn everything_survives_the_process_that_wrote_it() {
                     sharing::survives_a_restart(&$shared);
                 }

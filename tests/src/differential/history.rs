@@ -38,7 +38,10 @@ pub(super) const WORDS: [&str; 11] = [
     "a\0b",
     "\u{130}d",
 ];
-pub(super) const SESSIONS: [&str; 4] = ["s", "s2", "S", "s:*'{1}"];
+pub(super) const SESSIONS: [&str; 14] =
+    ["s", "s2", "S", "s:*'{1}", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+/// Most is said in these; all of them together are more than a profile shows.
+const USUAL_SESSIONS: usize = 4;
 pub(super) const SUBJECTS: [&str; 2] = ["ada", "Ada"];
 pub(super) const PREDICATES: [&str; 2] = ["likes", "lives_in"];
 pub(super) const OBJECTS: [&str; 4] = ["tea", "coffee", "late order", "tea\0'; --"];
@@ -224,22 +227,23 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(name, content, order, at)| Op::Block { name, content, order, at }),
         6 => assert(),
         1 => (
-            option::weighted(0.6, 0..SESSIONS.len()),
+            option::weighted(0.6, 0..USUAL_SESSIONS),
             option::weighted(0.6, 0..14_i64),
             sample::select(vec![0_u64, 1, 1, 1, 3]),
         )
             .prop_map(|(session, before, newer)| Op::Forget { session, before, newer }),
-        4 => (words(), vector(), limit(), option::of((0..SESSIONS.len(), 0..9_usize)))
+        4 => (words(), vector(), limit(), option::of((0..USUAL_SESSIONS, 0..9_usize)))
             .prop_map(|(words, vector, limit, skip)| Op::Recall { words, vector, limit, skip }),
         3 => facts(),
-        2 => (0..SESSIONS.len(), 0..12_usize).prop_map(|(session, limit)| Op::History { session, limit }),
+        2 => (0..USUAL_SESSIONS, 0..12_usize).prop_map(|(session, limit)| Op::History { session, limit }),
         1 => nonsense().prop_map(Op::Nonsense),
         1 => Just(Op::Look),
     ]
 }
 
 fn remember() -> impl Strategy<Value = Op> {
-    (0..RUNS, 0..SESSIONS.len(), 0..12_i64, words(), any::<bool>(), vector()).prop_map(
+    let session = prop_oneof![0..USUAL_SESSIONS, USUAL_SESSIONS..SESSIONS.len()];
+    (0..RUNS, session, 0..12_i64, words(), any::<bool>(), vector()).prop_map(
         |(run, session, at, words, tools, vector)| Op::Remember { run, session, at, words, tools, vector },
     )
 }

@@ -40,6 +40,20 @@ pub(crate) fn sees_at_once(place: &Place) {
     assert_eq!(both[1].must(&order(Act::Export)), json!([]));
 }
 
+/// Processes that all come first.
+pub(crate) fn opens_for_many_at_once(place: impl Fn() -> Place) {
+    for _ in 0..5 {
+        let place = place();
+        let mut workers: Vec<_> = (0..6).map(|_| place.worker()).collect();
+        let namespace = namespace();
+        for (n, worker) in (0..).zip(&mut workers) {
+            worker.must(&Order::new(&namespace, "ada", Act::Remember { n }));
+        }
+        assert_eq!(workers[0].must(&Order::new(&namespace, "ada", Act::Counts)), json!([6, 0]));
+        workers[0].must(&Order::new(&namespace, "ada", Act::Forget).at_epoch(1));
+    }
+}
+
 pub(crate) fn survives_a_restart(place: &Place) {
     let namespace = namespace();
     let order = |user: &str, act| Order::new(&namespace, user, act);
