@@ -13,6 +13,7 @@ mod process;
 mod services;
 mod tidy;
 mod tools;
+mod wheel;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

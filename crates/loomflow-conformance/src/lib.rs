@@ -83,8 +83,8 @@
 //! # For an application author
 //!
 //! [`doubles`] has a clock to turn, a model that holds its calls until as many as you want are in flight and keeps a
-//! provider's invoice, a telemetry sink, a ledger and an audit log that record, a secret store with a value per tenant, and a
-//! provider's server that does what a script says.
+//! provider's invoice, a telemetry sink, a ledger and an audit log that record, a secret store with a value per tenant, a
+//! provider's server that does what a script says, and a proxy that cuts, stalls and delays what goes to a real server.
 
 #![forbid(unsafe_code)]
 

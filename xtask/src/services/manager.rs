@@ -4,14 +4,14 @@ use std::fs::{File, TryLockError};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, User};
 
 use super::state::State;
-use super::{Launch, Room, Row, Service, alive, net, unusable, wait};
+use super::user::RunsAs;
+use super::{Launch, Room, Row, Service, alive, homes, net, unusable, wait};
 use crate::process;
 use crate::{Failure, Outcome};
 
@@ -30,8 +30,10 @@ const PORTS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Manager {
     root: PathBuf,
-    /// `target/services`.
+    /// `target/services`: notes, locks and logs.
     dir: PathBuf,
+    /// Where programs and data are.
+    homes: PathBuf,
     /// How long a service has to end by itself before it is killed.
     grace: Duration,
 }
@@ -59,7 +61,8 @@ enum Watched {
 
 impl Manager {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), dir: root.join("target").join("services"), grace: GRACE }
+        let dir = root.join("target").join("services");
+        Self { root: root.to_owned(), homes: homes::of(root, &dir), dir, grace: GRACE }
     }
 
     /// Starts a service unless it is up, and waits until it answers.
@@ -79,6 +82,9 @@ impl Manager {
                 return Ok(Up { url: old.url, started: false });
             }
             self.stop(service, &old)?;
+        }
+        if self.homes != self.dir {
+            homes::make(&self.homes)?;
         }
         service.install(&self.room(service))?;
         for _ in 0..PORTS {
@@ -112,7 +118,7 @@ impl Manager {
     }
 
     fn room(&self, service: &dyn Service) -> Room<'_> {
-        Room { root: &self.root, dir: &self.dir, name: service.name() }
+        Room { root: &self.root, dir: &self.homes, name: service.name() }
     }
 
     /// Waits for its turn: two shells never work on one service at the same time.
@@ -140,7 +146,9 @@ impl Manager {
         let port =
             net::free_port().map_err(|e| Failure::Failed(format!("there is no free loopback port: {e}")))?;
         let launch = service.launch(&self.room(service), port)?;
-        let (mut child, log) = self.spawn(service, &launch)?;
+        let runs_as = RunsAs::whoever_can(&launch.program, &launch.must_read);
+        service.prepare(&self.room(service), &runs_as)?;
+        let (mut child, log) = self.spawn(service, &launch, &runs_as)?;
         let why = match self.watch(service, &mut child, port, made_of) {
             Ok(Watched::Answers(state)) => return Ok(Attempt::Answers(state)),
             Ok(Watched::Ended) if net::is_taken(port) => None,
@@ -160,6 +168,7 @@ impl Manager {
     /// Notes a new process down and waits until it answers.
     fn watch(&self, service: &dyn Service, child: &mut Child, port: u16, made_of: &str) -> Outcome<Watched> {
         let Some(born) = alive::born(child.id()) else { return Ok(Watched::Ended) };
+        let programs = service.programs(&self.room(service));
         let state = State {
             name: service.name().to_owned(),
             pid: child.id(),
@@ -168,6 +177,7 @@ impl Manager {
             url: service.url(port),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             made_of: made_of.to_owned(),
+            programs: programs.into_iter().map(|(name, path)| (name.to_owned(), path)).collect(),
         };
         // Before it answers: whatever happens to this process, the next one finds what was started.
         state.write(&self.dir).map_err(|e| unusable(&self.dir, &e))?;
@@ -192,15 +202,13 @@ impl Manager {
 
     /// Starts the process, detached: no stdin, a log for what it says, and a group of its own, so that an interrupt meant
     /// for the caller does not reach it.
-    fn spawn(&self, service: &dyn Service, launch: &Launch) -> Outcome<(Child, PathBuf)> {
+    fn spawn(&self, service: &dyn Service, launch: &Launch, runs_as: &RunsAs) -> Outcome<(Child, PathBuf)> {
         let path = self.dir.join(format!("{}.log", service.name()));
         let log = File::create(&path).map_err(|e| unusable(&path, &e))?;
         let errors = log.try_clone().map_err(|e| unusable(&path, &e))?;
-        let mut command = process::program(&self.dir, &launch.program);
+        let mut command = process::program(&self.homes, &launch.program);
         command.args(&launch.args).process_group(0).stdout(log).stderr(errors);
-        if let Some(nobody) = unprivileged(launch) {
-            command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw());
-        }
+        runs_as.apply(&mut command);
         let child = command.spawn().map_err(|e| {
             Failure::Failed(format!("`{}` could not be started: {e}", process::shown(&command)))
         })?;
@@ -208,7 +216,7 @@ impl Manager {
     }
 
     fn stop(&self, service: &dyn Service, state: &State) -> Outcome {
-        for (signal, limit) in [(Signal::SIGTERM, self.grace), (Signal::SIGKILL, GRACE)] {
+        for (signal, limit) in [(service.stop_signal(), self.grace), (Signal::SIGKILL, GRACE)] {
             if !state.is_alive() {
                 break;
             }
@@ -241,20 +249,6 @@ fn external(service: &dyn Service) -> Option<String> {
     std::env::var(service.env_override()).ok().filter(|url| !url.is_empty())
 }
 
-/// The user to run as when the caller is root: nobody, if nobody can read what has to be read.
-fn unprivileged(launch: &Launch) -> Option<User> {
-    if !Uid::effective().is_root() {
-        return None;
-    }
-    let nobody = User::from_name("nobody").ok().flatten()?;
-    let mut probe = Command::new("sh");
-    probe.args(["-c", "test -x \"$0\" || exit 1; for file; do test -r \"$file\" || exit 1; done"]);
-    probe.arg(&launch.program).args(&launch.must_read);
-    probe.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw());
-    let status = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success()).then_some(nobody)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::Scratch;
@@ -272,6 +266,10 @@ mod tests {
         sick: AtomicBool,
         launches: AtomicUsize,
         installs: AtomicUsize,
+        /// How it is asked to end; politely when there is nothing here.
+        stop_signal: Option<Signal>,
+        /// Whether its data can be made ready.
+        unready: bool,
         /// How often somebody else takes the port first.
         robbed: usize,
         robbers: Mutex<Vec<TcpListener>>,
@@ -293,6 +291,22 @@ mod tests {
         fn install(&self, _room: &Room<'_>) -> Outcome {
             self.installs.fetch_add(1, Ordering::SeqCst);
             Ok(())
+        }
+
+        fn programs(&self, room: &Room<'_>) -> Vec<(&'static str, PathBuf)> {
+            vec![("tool", room.home().join("tool"))]
+        }
+
+        fn prepare(&self, room: &Room<'_>, runs_as: &RunsAs) -> Outcome {
+            if self.unready {
+                return Err(Failure::Failed("it is not ready".to_owned()));
+            }
+            let data = room.home().join("data");
+            runs_as.empty_dir(&data).map_err(|e| unusable(&data, &e))
+        }
+
+        fn stop_signal(&self) -> Signal {
+            self.stop_signal.unwrap_or(Signal::SIGTERM)
         }
 
         fn launch(&self, _room: &Room<'_>, port: u16) -> Outcome<Launch> {
@@ -425,6 +439,40 @@ mod tests {
         bench.manager.down(&unlucky).unwrap();
         assert!(bench.manager.up(&unlucky).is_err() && bench.state().is_none());
         assert_eq!(unlucky.launches.load(Ordering::SeqCst), PORTS);
+    }
+
+    #[test]
+    fn data_is_begun_anew_as_the_user_that_the_server_runs_as() {
+        let bench = Bench::new("data");
+        let data = bench.manager.homes.join("double").join("data");
+        let script = "cd double/data && ls -A && touch mine && exec sleep 600";
+        let double = Double { script, ..Double::default() };
+        for _ in 0..2 {
+            bench.manager.up(&double).unwrap();
+            // It may write there, and finds nothing from before.
+            while !data.join("mine").exists() {
+                assert!(bench.state().unwrap().is_alive(), "it cannot write");
+                std::thread::yield_now();
+            }
+            assert_eq!(std::fs::read_to_string(bench.manager.dir.join("double.log")).unwrap(), "");
+            bench.manager.down(&double).unwrap();
+        }
+        let unready = Double { unready: true, ..Double::default() };
+        assert!(bench.manager.up(&unready).is_err() && bench.state().is_none());
+        assert_eq!(unready.launches.load(Ordering::SeqCst), 1, "nothing is started, and nothing tried again");
+    }
+
+    #[test]
+    fn its_programs_are_noted_and_it_is_asked_to_end_in_its_own_way() {
+        let bench = Bench::new("own-way");
+        // A grace that is never used up: whoever sends another signal waits for it.
+        let script = "trap '' TERM; trap 'echo asked; exit 0' INT; while :; do sleep 0.02; done";
+        let double = Double { script, stop_signal: Some(Signal::SIGINT), ..Double::default() };
+        bench.manager.up(&double).unwrap();
+        let home = bench.manager.homes.join("double");
+        assert_eq!(bench.state().unwrap().programs["tool"], home.join("tool"));
+        bench.manager.down(&double).unwrap();
+        assert_eq!(std::fs::read_to_string(bench.manager.dir.join("double.log")).unwrap(), "asked\n");
     }
 
     #[test]

@@ -4,10 +4,18 @@
 //! waiting until it answers, ending it) is here and in [`manager`], and the same for all.
 
 mod alive;
+mod answers;
+#[cfg(test)]
+mod containers;
+mod homes;
+mod install;
 mod manager;
 mod models;
 mod net;
+mod postgres;
+mod redis;
 mod state;
+mod user;
 mod wait;
 
 use std::ffi::OsString;
@@ -15,13 +23,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use self::manager::Manager;
+use self::user::RunsAs;
 use crate::{Failure, Outcome};
 
 /// Every service there is.
-static ALL: [&dyn Service; 1] = [&models::Models];
+static ALL: [&dyn Service; 4] = [&models::Models, &postgres::Postgres, &redis::REDIS, &redis::PLAIN];
 
 /// What a service has to say about itself.
 trait Service: fmt::Debug + Sync {
@@ -37,6 +47,16 @@ trait Service: fmt::Debug + Sync {
     /// Puts its program into its home, unless it is there. What is missing on the machine is named in the error.
     fn install(&self, room: &Room<'_>) -> Outcome;
 
+    /// What of its programs tests may start themselves, by name.
+    fn programs(&self, _room: &Room<'_>) -> Vec<(&'static str, PathBuf)> {
+        Vec::new()
+    }
+
+    /// Makes its data ready for a start, as the user that it will run as.
+    fn prepare(&self, _room: &Room<'_>, _runs_as: &RunsAs) -> Outcome {
+        Ok(())
+    }
+
     /// The process to start, on `port` of the loopback interface.
     fn launch(&self, room: &Room<'_>, port: u16) -> Outcome<Launch>;
 
@@ -45,6 +65,11 @@ trait Service: fmt::Debug + Sync {
 
     /// Whether it does its work; asked until it does.
     fn healthy(&self, url: &str) -> bool;
+
+    /// What it is asked with to end.
+    fn stop_signal(&self) -> Signal {
+        Signal::SIGTERM
+    }
 }
 
 /// Where a service lives.
@@ -52,13 +77,14 @@ trait Service: fmt::Debug + Sync {
 struct Room<'a> {
     /// The workspace.
     root: &'a Path,
-    /// `target/services`.
+    /// Where homes are: `target/services`, or a place that the server's user can enter.
     dir: &'a Path,
     name: &'static str,
 }
 
 impl Room<'_> {
-    /// The service's own directory, for its program and its data. It outlives a `down`.
+    /// The service's own directory, for its program and its data. It outlives a `down`; data is begun anew by an `up` that
+    /// starts something.
     fn home(&self) -> PathBuf {
         self.dir.join(self.name)
     }
@@ -233,7 +259,9 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         assert_eq!(choose(&[]).unwrap().len(), ALL.len());
-        assert_eq!(choose(&["models".to_owned()]).unwrap()[0].name(), "models");
+        for service in ALL {
+            assert_eq!(choose(&[service.name().to_owned()]).unwrap()[0].name(), service.name());
+        }
         let error = choose(&["models".to_owned(), "mysql".to_owned()]).unwrap_err();
         assert!(
             matches!(&error, Failure::Usage(why) if why.contains("`mysql`") && why.contains("models")),

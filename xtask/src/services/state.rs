@@ -1,5 +1,6 @@
 //! What is noted down about a service that was started, in `target/services/<name>.json`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alive;
 
-/// One running service. Tests of other packages read `url`, `pid` and `born`.
+/// One running service. Tests of other packages read `url`, `pid`, `born` and `programs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) name: String,
@@ -21,6 +22,9 @@ pub(super) struct State {
     pub(super) started: u64,
     /// What it was made of: a server with other fixtures is another server.
     pub(super) made_of: String,
+    /// Its programs, for tests that start a server of their own.
+    #[serde(default)]
+    pub(super) programs: BTreeMap<String, PathBuf>,
 }
 
 impl State {
@@ -69,6 +73,7 @@ mod tests {
             url: "http://127.0.0.1:1".to_owned(),
             started: 2,
             made_of: String::new(),
+            programs: BTreeMap::from([("p".to_owned(), PathBuf::from("/p"))]),
         }
     }
 
