@@ -1,3 +1,5 @@
+//! Sentence embeddings in this process, for LoomFlow.
+//!
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 
