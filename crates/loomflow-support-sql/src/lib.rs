@@ -5,6 +5,8 @@
 
 mod error;
 mod migration;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use error::store_error;
 pub use migration::{Migration, pending};
