@@ -1,4 +1,4 @@
-//! Whether a PostgreSQL or a Redis answers, in the few words of their protocols that this takes. Also compiled into the
+//! Whether a PostgreSQL, a Redis or a server of HTTP/2 answers, in the few words of their protocols that this takes. Also compiled into the
 //! cross-crate tests, which start servers of their own.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -19,6 +19,22 @@ pub(crate) fn postgres(url: &str, query: &str) -> bool {
 /// Whether a Redis answers `command` with a line that begins with `start`.
 pub(crate) fn redis(url: &str, command: &str, start: &str) -> bool {
     ask_redis(url, command).is_ok_and(|line| line.starts_with(start))
+}
+
+/// Whether a server of HTTP/2, such as one of gRPC, greets who connects.
+#[allow(dead_code, reason = "the tests that share this file start no such server")]
+pub(crate) fn http2(url: &str) -> bool {
+    ask_http2(url).unwrap_or(false)
+}
+
+fn ask_http2(url: &str) -> io::Result<bool> {
+    let mut stream = connect(url)?;
+    // What every client says first, and an empty frame of settings.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+    let mut head = [0; 9];
+    stream.read_exact(&mut head)?;
+    // A server's first frame is its settings, of no stream.
+    Ok(head[3..] == [4, 0, 0, 0, 0, 0])
 }
 
 fn ask_postgres(url: &str, query: &str) -> io::Result<bool> {
@@ -127,6 +143,21 @@ mod tests {
             let _ = serving.join();
         }
         assert!(!postgres("postgres://me@127.0.0.1:1/x", "SELECT 1") && !postgres("nonsense", "SELECT 1"));
+    }
+
+    #[test]
+    fn a_server_of_http2_begins_with_its_settings() {
+        for (hello, expected) in [
+            (&b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\x10\0"[..], true),
+            (b"\0\0\x08\x07\0\0\0\0\0", false),
+            (b"HTTP/1.1 400 Bad\r\n", false),
+            (b"", false),
+        ] {
+            let (at, serving) = says(vec![hello.to_vec()]);
+            assert_eq!(http2(&format!("http://{at}")), expected, "{hello:?}");
+            serving.join().unwrap();
+        }
+        assert!(!http2("http://127.0.0.1:1"));
     }
 
     #[test]

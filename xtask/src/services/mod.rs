@@ -13,6 +13,7 @@ mod manager;
 mod models;
 mod net;
 mod postgres;
+mod qdrant;
 mod redis;
 mod state;
 mod user;
@@ -31,7 +32,8 @@ use self::user::RunsAs;
 use crate::{Failure, Outcome};
 
 /// Every service there is.
-static ALL: [&dyn Service; 4] = [&models::Models, &postgres::Postgres, &redis::REDIS, &redis::PLAIN];
+static ALL: [&dyn Service; 5] =
+    [&models::Models, &postgres::Postgres, &redis::REDIS, &redis::PLAIN, &qdrant::Qdrant];
 
 /// What a service has to say about itself.
 trait Service: fmt::Debug + Sync {

@@ -1,0 +1,21 @@
+//! The memory suite, on Qdrant's engine behind its gRPC service.
+
+mod common;
+
+use std::sync::Arc;
+
+use loomflow_conformance::memory::Harness;
+
+async fn harness() -> Harness {
+    let config = common::shared();
+    let store = common::connect(&config).await;
+    Harness::new(Arc::new(store)).with_plant(move |order| {
+        let collection = config.collection.clone();
+        async move {
+            common::plant(&collection, order.scope.owner(), &order.foreign, order.record).await;
+            Ok(())
+        }
+    })
+}
+
+loomflow_conformance::memory!(harness);
