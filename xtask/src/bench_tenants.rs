@@ -59,13 +59,29 @@ pub(crate) fn run(root: &Path, args: Vec<OsString>) -> Outcome {
 
 /// Runs the smoke load with a deliberate fault; an undetected fault is a failure.
 pub(crate) fn expect_caught(root: &Path, fault: &str) -> Outcome {
-    let driver = build(root, &[FAULT], true)?;
+    caught(root, &build(root, &[FAULT], true)?, fault, "inmemory")
+}
+
+/// The smoke load on each store, sound and with a leak; `urls` have the names they are told of by.
+pub(crate) fn on_every_store(root: &Path, urls: &[(&str, String)]) -> Outcome {
+    let mut features: Vec<&str> = STORES.iter().map(|(_, feature)| *feature).chain([FAULT]).collect();
+    features.dedup();
+    let driver = build(root, &features, true)?;
+    for (name, url) in urls {
+        pass_on(process::program(root, &driver).args(["--smoke", "--memory", url]))?;
+        caught(root, &driver, "leak", url)?;
+        println!("  {name}: sound, and the fault `leak` was caught");
+    }
+    Ok(())
+}
+
+fn caught(root: &Path, driver: &Path, fault: &str, memory: &str) -> Outcome {
     let path = scratch_report(root)?;
     if path.exists() {
         std::fs::remove_file(&path).map_err(|e| unusable(&path, &e))?;
     }
     let mut command = process::program(root, driver);
-    command.args(["--smoke", "--quiet", "--fault", fault, "--json"]).arg(&path);
+    command.args(["--smoke", "--quiet", "--memory", memory, "--fault", fault, "--json"]).arg(&path);
     let output = process::capture(&mut command)?;
     if output.status.code() != Some(1) {
         return Err(Failure::Failed(format!(

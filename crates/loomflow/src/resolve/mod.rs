@@ -3,7 +3,7 @@
 //! | URL | store | cargo feature |
 //! |---|---|---|
 //! | `inmemory` | [`InMemoryMemory`](crate::local::InMemoryMemory): this process, until it ends | `local` (default) |
-//! | `sqlite:PATH` | one file on this machine; `sqlite::memory:` lives as long as its connection | `memory-sqlite` |
+//! | `sqlite:PATH` | one file on this machine | `memory-sqlite` |
 //! | `postgres://USER:PASSWORD@HOST/DATABASE` | PostgreSQL; `postgresql://` is the same | `memory-postgres` |
 //! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `memory-redis` |
 //! | `qdrant:http://HOST:PORT` | Qdrant, its gRPC port; `qdrant:https://` over TLS; `?api_key=KEY` behind it | `memory-qdrant` |

@@ -177,6 +177,9 @@ fn path(rest: &str) -> Result<String> {
     if path.is_empty() {
         return Err(config("`sqlite:` needs the path of a file, such as `sqlite:./loomflow.db`"));
     }
+    if path == ":memory:" {
+        return Err(config("`sqlite:` is always a file; a memory that ends with the process is `inmemory`"));
+    }
     if path.contains(['?', '\0']) {
         return Err(config(
             "`sqlite:PATH` takes a path and no parameters; say the rest with SqliteMemoryConfig",
@@ -302,7 +305,6 @@ mod tests {
             ("sqlite:/var/a.db", Kind::Sqlite, "/var/a.db"),
             ("sqlite:///var/a.db", Kind::Sqlite, "/var/a.db"),
             ("sqlite://a.db", Kind::Sqlite, "a.db"),
-            ("sqlite::memory:", Kind::Sqlite, ":memory:"),
             ("postgres://u:p@h/d\n", Kind::Postgres, "postgres://u:p@h/d"),
             ("POSTGRESQL://u:p@@h:1/d?a=b", Kind::Postgres, "postgresql://u:p@@h:1/d?a=b"),
             ("postgres:///d?host=/run/postgresql", Kind::Postgres, "postgres:///d?host=/run/postgresql"),
@@ -348,6 +350,8 @@ mod tests {
             ("sqlite://", "the path of a file"),
             ("sqlite", "the path of a file"),
             ("sqlite:a.db?mode=ro", "no parameters"),
+            ("sqlite::memory:", "`inmemory`"),
+            ("sqlite://:memory:", "`inmemory`"),
             ("postgres", "postgres://USER"),
             ("postgres:h/d", "postgres://USER"),
             ("postgres://", "no host"),
