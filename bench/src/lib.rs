@@ -22,6 +22,7 @@ pub mod plan;
 pub mod population;
 pub mod progress;
 pub mod provider;
+pub mod quality;
 pub mod report;
 pub mod stats;
 pub mod stores;

@@ -168,7 +168,9 @@ async fn act(store: &dyn MemoryStore, order: &Order) -> Result<Value> {
                 .with_sources(vec![EpisodeId::from(run(*n))]);
             facts(store)?.assert(scope, fact).await.map(|_| Value::Null)
         }
-        Act::Words { text } => recalled(store, scope, RecallQuery::new(text.as_str(), usize::MAX >> 33)).await,
+        Act::Words { text } => {
+            recalled(store, scope, RecallQuery::new(text.as_str(), usize::MAX >> 33)).await
+        }
         Act::Vectors => {
             let query = RecallQuery::new("", usize::MAX >> 33);
             recalled(store, scope, query.with_embedding(vector(30))).await

@@ -2,9 +2,9 @@
 
 use loomflow_core::Result;
 
+use super::Args;
 use super::report::Floor;
 use super::world::World;
-use super::Args;
 
 /// The floor of the store, where it can be had.
 pub(super) async fn measure(_args: &Args, _world: &World) -> Result<Option<Floor>> {

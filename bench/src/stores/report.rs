@@ -116,7 +116,8 @@ impl Report {
         );
         let mut row = |what: String, per_s: Option<f64>, latency: Option<Latency>| {
             let per_s = per_s.map_or_else(String::new, |n| format!("{n:.0}"));
-            let [p50, p99, max] = latency.map_or_else(Default::default, |l| [l.p50, l.p99, l.max].map(millis));
+            let [p50, p99, max] =
+                latency.map_or_else(Default::default, |l| [l.p50, l.p99, l.max].map(millis));
             let _ = writeln!(out, "| {what} | {per_s} | {p50} | {p99} | {max} |");
         };
         if let Some(rate) = &self.remembers {
@@ -127,7 +128,11 @@ impl Report {
             row(format!("floor: {}", floor.how), Some(floor.per_s), None);
         }
         if let (Some(rate), Some(floor)) = (&self.remembers, &self.floor) {
-            row(format!("share of the floor: {:.0} %", 100.0 * rate.per_s / floor.per_s.max(1e-9)), None, None);
+            row(
+                format!("share of the floor: {:.0} %", 100.0 * rate.per_s / floor.per_s.max(1e-9)),
+                None,
+                None,
+            );
         }
         if let Some(f) = &self.facts {
             row(format!("assert, {} facts of {} users", f.facts, f.users), Some(f.asserts_per_s), None);

@@ -83,7 +83,12 @@ impl Inner {
 fn said(n: u64) -> String {
     let mut draw = Draw::at(n, [1, 1]);
     let mut topic = || TOPICS[draw.below(TOPICS.len() as u64) as usize];
-    format!("please look after the {} and the {} of order {n} before the {} is due", topic(), topic(), topic())
+    format!(
+        "please look after the {} and the {} of order {n} before the {} is due",
+        topic(),
+        topic(),
+        topic()
+    )
 }
 
 fn facts(store: &dyn MemoryStore) -> Result<&dyn loomflow_core::FactStore> {
@@ -172,7 +177,10 @@ impl World {
             let first = found.into_iter().next().map(|m| m.open(&own)).transpose()?;
             match first {
                 Some(m) if m.episode.id.as_u128() == u128::from(NEEDLE) + 1 => Ok(()),
-                _ => Err(Error::new(ErrorKind::Internal, "the relevant episode is not the first that is recalled")),
+                _ => Err(Error::new(
+                    ErrorKind::Internal,
+                    "the relevant episode is not the first that is recalled",
+                )),
             }
         });
         let (alone, together) = asked.await?;

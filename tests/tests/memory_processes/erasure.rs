@@ -55,5 +55,8 @@ pub(crate) fn stale_writes_race(place: &Place) {
         assert_eq!(eraser.must(&order(Act::Vectors).at_epoch(1)), json!([99]));
         eraser.must(&order(Act::Forget).at_epoch(2));
     }
-    assert!(refused > ROUNDS && accepted > ROUNDS, "{refused} refused, {accepted} accepted: that was no race");
+    assert!(
+        refused > ROUNDS && accepted > ROUNDS,
+        "{refused} refused, {accepted} accepted: that was no race"
+    );
 }

@@ -167,7 +167,8 @@ impl Held {
                 Some("fact") => facts.push(serde_json::from_value(data).expect("a fact is whole")),
                 Some("block") => {
                     let block: MemoryBlock = serde_json::from_value(data).expect("a block is whole");
-                    let n = block.content.split(' ').next().unwrap().parse().expect("it begins with its number");
+                    let n =
+                        block.content.split(' ').next().unwrap().parse().expect("it begins with its number");
                     assert_eq!(*block.content, format!("{n} {}", reply(n)));
                     held.block = Some(n);
                 }

@@ -51,7 +51,8 @@ pub(crate) struct OwnPlace {
 
 impl OwnPlace {
     pub(crate) fn start(server: impl Future<Output = OwnServer>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.block_on(server);
         Self { runtime, server }
     }

@@ -86,9 +86,7 @@ pub(crate) fn one_value_is_current(place: &Place) {
     let namespace = namespace();
     let order = |act| Order::new(&namespace, "ada", act);
     let current = || order(Act::Current { subject: "me".into(), at: LATER });
-    let supersede = |at: i64| {
-        order(Act::Supersede { subject: "me".into(), object: format!("v{at}"), at })
-    };
+    let supersede = |at: i64| order(Act::Supersede { subject: "me".into(), object: format!("v{at}"), at });
     let (mut even, mut odd, mut reader) = (place.worker(), place.worker(), place.worker());
     even.must(&supersede(0));
     even.order_all((1..SUPERSEDED / 2).map(|n| supersede(2 * n)).collect());
