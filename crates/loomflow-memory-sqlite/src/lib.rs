@@ -1,3 +1,5 @@
+//! LoomFlow's memory in one SQLite file.
+
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 

@@ -141,7 +141,10 @@ impl Writer {
             };
             match taken {
                 Ok(0) => break,
-                Ok(_) => self.write(std::mem::take(&mut batch)).await,
+                Ok(_) => {
+                    self.gather(&mut batch).await;
+                    self.write(std::mem::take(&mut batch)).await;
+                }
                 Err(_) => {}
             }
             if self.cut_at.is_some_and(|at| at <= Instant::now()) {
@@ -149,6 +152,20 @@ impl Writer {
             }
         }
         self.close().await;
+    }
+
+    /// Lets those who were just answered bring their next write into this commit, while more keep coming.
+    async fn gather(&mut self, batch: &mut Vec<Box<dyn Job>>) {
+        let mut before = 0;
+        while before < batch.len() && batch.len() < self.file.batch {
+            before = batch.len();
+            tokio::task::yield_now().await;
+            while batch.len() < self.file.batch
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                batch.push(job);
+            }
+        }
     }
 
     async fn write(&mut self, mut batch: Vec<Box<dyn Job>>) {
