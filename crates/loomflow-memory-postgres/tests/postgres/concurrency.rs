@@ -1,7 +1,8 @@
 //! Two processes' pools on one database: what is read and then written is never done at once.
 
 use loomflow_core::{
-    Cardinality, ErrorKind, Erase, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery, TenantData as _,
+    Cardinality, Erase, ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery,
+    TenantData as _,
 };
 
 use crate::support::{Database, at, scope, scope_at, turn, vector};

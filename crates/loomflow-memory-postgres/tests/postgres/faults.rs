@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use loomflow_conformance::doubles::{Direction, FaultyProxy};
-use loomflow_core::{ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery, TenantData as _};
+use loomflow_core::{
+    ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery, TenantData as _,
+};
 use loomflow_memory_postgres::PostgresMemory;
 
 use crate::support::{Database, at, run, scope, turn};
@@ -54,7 +56,8 @@ async fn a_write_that_is_cut_anywhere_is_whole_or_absent() {
         kept += 1;
     }
     let facts = memory.query(&scope("alice"), &FactQuery::all(1_000)).await.unwrap();
-    let facts: Vec<_> = facts.into_iter().map(|f| f.open(&scope("alice")).unwrap().subject.to_string()).collect();
+    let facts: Vec<_> =
+        facts.into_iter().map(|f| f.open(&scope("alice")).unwrap().subject.to_string()).collect();
     assert!(known.iter().all(|subject| facts.contains(subject)), "what was acknowledged is there");
     let once: std::collections::BTreeSet<_> = facts.iter().collect();
     assert!(once.len() == facts.len() && facts.len() <= kept, "nothing is there twice");
@@ -71,7 +74,9 @@ async fn a_server_that_ends_connections_loses_nothing_acknowledged() {
             tokio::spawn(async move {
                 let mut acknowledged = 0;
                 for n in 0..40 {
-                    acknowledged += u64::from(memory.remember(&scope("alice"), turn(w * 100 + n, "falcon")).await.is_ok());
+                    acknowledged += u64::from(
+                        memory.remember(&scope("alice"), turn(w * 100 + n, "falcon")).await.is_ok(),
+                    );
                 }
                 acknowledged
             })

@@ -43,7 +43,8 @@ async fn the_only_own_row_is_found_among_many_that_are_nearer() {
     let config = database.config().with_index_above(1_000);
     PostgresMemory::maintain(&config).await.unwrap();
     PostgresMemory::maintain(&config).await.unwrap();
-    let indexes = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'memory_episodes_near%' AND indexdef LIKE
+    let indexes =
+        "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'memory_episodes_near%' AND indexdef LIKE
         '%WHERE%partition = %'";
     assert_eq!(database.number(indexes).await, 2, "one for each large partition");
     let marked = "SELECT count(*) FROM memory_partitions WHERE indexed";
@@ -54,7 +55,11 @@ async fn the_only_own_row_is_found_among_many_that_are_nearer() {
     assert_eq!(exact.len(), 1, "words are searched exactly");
     let both = RecallQuery::new("first", 3).with_embedding(vector(&[1.0, 1.0, 1.0, 1.0]));
     let both = memory.recall(&scope("large"), &both).await.unwrap();
-    assert_eq!(both[0].clone().open(&scope("large")).unwrap().episode.input(), "first", "good at both is first");
+    assert_eq!(
+        both[0].clone().open(&scope("large")).unwrap().episode.input(),
+        "first",
+        "good at both is first"
+    );
     uses_its_index(&database, "large").await;
     // A partition whose data was erased may begin with vectors of another length, and loses its index.
     memory.forget(&scope_at("large", 9), &Erase::everything()).await.unwrap();

@@ -1,15 +1,16 @@
 //! Recall and queries of facts against the formulas as they are written, over random partitions, order included.
 
 use loomflow_core::{
-    Cardinality, FactQuery, FactStore as _, HistoryLimit, Message, MemoryStore as _, NewEpisode, NewFact, RecallQuery,
-    RunId, SessionId, Timestamp,
+    Cardinality, FactQuery, FactStore as _, HistoryLimit, MemoryStore as _, Message, NewEpisode, NewFact,
+    RecallQuery, RunId, SessionId, Timestamp,
 };
 use loomflow_memory_postgres::PostgresMemory;
 use proptest::prelude::*;
 
 use crate::support::{Database, at, scope, vector};
 
-const WORDS: [&str; 8] = ["refund", "Refund", "order", "stra\u{df}e", "\u{6771}\u{4eac}", "a-b", "order order", "!?"];
+const WORDS: [&str; 8] =
+    ["refund", "Refund", "order", "stra\u{df}e", "\u{6771}\u{4eac}", "a-b", "order order", "!?"];
 
 #[derive(Clone, Debug)]
 struct Doc {
@@ -31,7 +32,12 @@ type Query = (Vec<usize>, Option<Vec<i8>>, usize, Option<(usize, usize)>);
 
 fn query() -> impl Strategy<Value = Query> {
     let vector = prop::option::weighted(0.6, prop::collection::vec(-1..=1_i8, 3));
-    (prop::collection::vec(0..WORDS.len(), 0..4), vector, 1..8_usize, prop::option::of((0..2_usize, 0..7_usize)))
+    (
+        prop::collection::vec(0..WORDS.len(), 0..4),
+        vector,
+        1..8_usize,
+        prop::option::of((0..2_usize, 0..7_usize)),
+    )
 }
 
 fn text(words: &[usize]) -> String {
@@ -71,7 +77,11 @@ fn rank(docs: &[Seen], text: &str, vector: Option<&[i8]>, limit: usize) -> Vec<u
             let df = docs.iter().filter(|d| d.words.contains(word)).count() as f64;
             let tf = d.words.iter().filter(|w| *w == word).count() as f64;
             let idf = (1.0 + (n - df + 0.5) / (df + 0.5)).ln();
-            if tf == 0.0 { 0.0 } else { idf * (tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * d.words.len() as f64 / average))) }
+            if tf == 0.0 {
+                0.0
+            } else {
+                idf * (tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * d.words.len() as f64 / average)))
+            }
         };
         words.iter().map(score).sum()
     };
@@ -87,7 +97,8 @@ fn rank(docs: &[Seen], text: &str, vector: Option<&[i8]>, limit: usize) -> Vec<u
     }
     for score in [&bm25 as &dyn Fn(&Seen) -> f64, &cosine] {
         let open = docs.iter().filter(|d| !d.hidden);
-        let mut list: Vec<(f64, (i64, u128))> = open.map(|d| (score(d), d.tie)).filter(|(s, _)| *s > 0.0).collect();
+        let mut list: Vec<(f64, (i64, u128))> =
+            open.map(|d| (score(d), d.tie)).filter(|(s, _)| *s > 0.0).collect();
         list.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
         for (place, (_, tie)) in list.into_iter().enumerate() {
             let gain = 1.0 / (61.0 + place as f64);
@@ -114,7 +125,8 @@ async fn recall_is_the_oracles(memory: &PostgresMemory, docs: &[Doc], queries: &
     }
     for (n, (words, v, limit, exclude)) in queries.iter().enumerate() {
         let own: Vec<&Doc> = docs.iter().filter(|d| d.user == n % 2).collect();
-        let mut latest: Vec<&&Doc> = own.iter().filter(|d| exclude.is_some_and(|(s, _)| s == d.session)).collect();
+        let mut latest: Vec<&&Doc> =
+            own.iter().filter(|d| exclude.is_some_and(|(s, _)| s == d.session)).collect();
         latest.sort_by_key(|d| std::cmp::Reverse((d.at, d.id)));
         latest.truncate(exclude.map_or(0, |(_, limit)| limit));
         let seen: Vec<Seen> = own
@@ -147,7 +159,8 @@ async fn facts_are_the_oracles(memory: &PostgresMemory, docs: &[Doc], queries: &
     let mut newest = i64::MIN;
     for (n, d) in docs.iter().enumerate() {
         let object = format!("o{n} {}", text(&d.words));
-        let mut fact = NewFact::new("me", "has", object.as_str(), at(d.at)).with_cardinality(Cardinality::Many);
+        let mut fact =
+            NewFact::new("me", "has", object.as_str(), at(d.at)).with_cardinality(Cardinality::Many);
         if let Some(v) = &d.vector {
             fact = fact.with_embedding(vector(&floats(v)));
         }
@@ -159,7 +172,8 @@ async fn facts_are_the_oracles(memory: &PostgresMemory, docs: &[Doc], queries: &
     for (words, v, limit, _) in queries {
         let query = FactQuery::all(*limit).about(text(words), v.as_ref().map(|v| vector(&floats(v))));
         let found = memory.query(&scope(&user), &query).await.unwrap();
-        let found: Vec<u128> = found.into_iter().map(|f| f.open(&scope(&user)).unwrap().id.as_u128()).collect();
+        let found: Vec<u128> =
+            found.into_iter().map(|f| f.open(&scope(&user)).unwrap().id.as_u128()).collect();
         assert_eq!(found, rank(&seen, &text(words), v.as_deref(), *limit), "{query:?}");
     }
     let past = FactQuery::all(100).known_at(Timestamp::from_micros(0));

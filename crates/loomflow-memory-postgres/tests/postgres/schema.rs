@@ -3,7 +3,7 @@
 use loomflow_core::{ErrorKind, MemoryStore as _, RecallQuery, TenantData as _};
 use loomflow_memory_postgres::{PostgresMemory, PostgresMemoryConfig};
 
-use crate::support::{Database, run, scope, turn};
+use crate::support::{Database, run, scope, turn, vector};
 
 async fn refused(config: PostgresMemoryConfig) -> (ErrorKind, String) {
     let error = PostgresMemory::connect(config).await.unwrap_err();
@@ -27,7 +27,9 @@ async fn a_schema_is_made_once_and_a_newer_one_is_left_alone() {
     PostgresMemory::migrate(&database.config()).await.unwrap();
     PostgresMemory::migrate(&database.config()).await.unwrap();
     PostgresMemory::connect(checks()).await.unwrap();
-    database.sql("UPDATE schema_versions SET version = 7; ALTER TABLE memory_facts DROP COLUMN sources").await;
+    database
+        .sql("UPDATE schema_versions SET version = 7; ALTER TABLE memory_facts DROP COLUMN sources")
+        .await;
     for config in [checks(), database.config()] {
         let (kind, text) = refused(config).await;
         assert_eq!(kind, ErrorKind::Config);
@@ -156,13 +158,21 @@ async fn an_owner_who_is_no_superuser_can_migrate() {
     assert!(kind == ErrorKind::Config && text.contains("CREATE EXTENSION"), "{text}");
     run(&database.url(), "CREATE EXTENSION vector").await;
     let memory = PostgresMemory::connect(config.clone()).await.unwrap();
-    memory.remember(&scope("alice"), turn(1, "falcon")).await.unwrap();
+    let said = turn(1, "falcon").with_embedding(vector(&[1.0, 0.0]));
+    memory.remember(&scope("alice"), said).await.unwrap();
     assert_eq!(memory.recall(&scope("bob"), &RecallQuery::new("", 9)).await.unwrap().len(), 0);
     PostgresMemory::maintain(&config.with_index_above(0)).await.unwrap();
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'memory_episodes_near%'";
+    assert_eq!(database.number(indexes).await, 1, "the owner counts rows that it cannot read as a tenant");
+    assert_eq!(database.number("SELECT count(*) FROM memory_partitions WHERE indexed").await, 1);
     drop(memory);
     run(&database.url(), &format!("DROP OWNED BY {user} CASCADE")).await;
     run(&database.admin, &format!("REVOKE ALL ON DATABASE {} FROM {user}", database.name)).await;
-    run(&database.admin, &format!("DROP OWNED BY {user}; DROP ROLE IF EXISTS {}; DROP ROLE {user}", database.role)).await;
+    run(
+        &database.admin,
+        &format!("DROP OWNED BY {user}; DROP ROLE IF EXISTS {}; DROP ROLE {user}", database.role),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,8 @@
 
 use futures_util::StreamExt as _;
 use loomflow_core::{
-    ErrorKind, FactQuery, HistoryLimit, MemoryStore as _, NewFact, PutBlock, RecallQuery, Result, Scope, SessionId,
-    TenantData as _,
+    ErrorKind, FactQuery, HistoryLimit, MemoryStore as _, NewFact, PutBlock, RecallQuery, Result, Scope,
+    SessionId, TenantData as _,
 };
 use loomflow_memory_postgres::{Fault, PostgresMemory};
 use sqlx::{Connection as _, Executor as _, Row as _};
@@ -50,7 +50,10 @@ async fn everything(memory: &PostgresMemory, scope: &Scope) -> Vec<Result<Vec<St
     all
 }
 
-fn opened<T: std::fmt::Debug>(scope: &Scope, read: Result<Vec<loomflow_core::Owned<T>>>) -> Result<Vec<String>, ErrorKind> {
+fn opened<T: std::fmt::Debug>(
+    scope: &Scope,
+    read: Result<Vec<loomflow_core::Owned<T>>>,
+) -> Result<Vec<String>, ErrorKind> {
     let read = read.map_err(|e| e.kind())?;
     let opened = read.into_iter().map(|owned| owned.open(scope).map(|value| format!("{value:?}")));
     opened.collect::<Result<_>>().map_err(|e| e.kind())
@@ -71,7 +74,8 @@ async fn row_level_security_holds_where_every_filter_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_filters_hold_where_row_level_security_is_lifted() {
     let (database, memory) = filled().await;
-    let (alice, nobody) = (everything(&memory, &scope("alice")).await, everything(&memory, &scope("nobody")).await);
+    let (alice, nobody) =
+        (everything(&memory, &scope("alice")).await, everything(&memory, &scope("nobody")).await);
     lift(&database).await;
     assert_eq!(everything(&memory, &scope("alice")).await, alice);
     assert_eq!(everything(&memory, &scope("nobody")).await, nobody);
@@ -133,7 +137,9 @@ async fn without_a_partition_the_application_sees_and_writes_nothing() {
     conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(own))).await.unwrap();
     let moved = format!("UPDATE memory_blocks SET partition = '\\x{}'", owner("bob").partition_hex());
     conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(moved))).await.unwrap_err();
-    for statement in ["UPDATE memory_episodes SET session = 't'", "DELETE FROM memory_partitions", "TRUNCATE memory_facts"] {
+    for statement in
+        ["UPDATE memory_episodes SET session = 't'", "DELETE FROM memory_partitions", "TRUNCATE memory_facts"]
+    {
         conn.execute(statement).await.unwrap_err();
     }
     conn.close().await.unwrap();
