@@ -1,5 +1,7 @@
 //! What the suite cannot ask of every memory: row-level security, schemas, faults of the server, two processes' pools.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "../support.rs"]
 mod support;
 
