@@ -7,8 +7,10 @@ use loomflow_core::{
     ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery, TenantData as _,
 };
 use loomflow_memory_postgres::PostgresMemory;
+use loomflow_support_sql::Migration;
+use loomflow_support_sql::postgres::{Access, Component, PgSettings, Pool, Table};
 
-use crate::support::{Database, at, run, scope, turn};
+use crate::support::{Database, at, owner, run, scope, turn};
 
 async fn behind_a_proxy(database: &Database) -> (FaultyProxy, PostgresMemory) {
     let proxy = FaultyProxy::start(&database.admin).await.unwrap();
@@ -153,4 +155,31 @@ async fn what_is_dropped_leaves_no_transaction_behind() {
         left = database.number(&open).await;
     }
     assert_eq!(left, 0);
+}
+
+/// What a transaction wrote before it was dropped is undone, and the next user of the pool's only place begins afresh.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_transaction_is_undone() {
+    const MADE: [Migration; 1] =
+        [Migration::new(1, "one table", "CREATE TABLE probe (partition bytea NOT NULL, n bigint)")];
+    const PROBE: Component = Component::new("probe", &MADE, &[Table::new("probe", "SELECT, INSERT")]);
+    let database = Database::new().await;
+    let mut settings = PgSettings::new(database.config().url);
+    (settings.role, settings.max_connections) = (database.role.clone(), 1);
+    let pool = Pool::connect(&settings, &PROBE, true).await.unwrap();
+    let alice = owner("alice");
+    for commits in [false, true] {
+        let mut tx = pool.begin(&alice, Access::Exclusive, "probe").await.unwrap();
+        let insert = sqlx::query("INSERT INTO probe VALUES ($1, 1)").bind(alice.partition());
+        insert.execute(tx.conn()).await.unwrap();
+        if commits {
+            tx.commit().await.unwrap();
+        } else {
+            drop(tx);
+        }
+        let mut tx = pool.begin(&alice, Access::Exclusive, "probe").await.unwrap();
+        let held = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM probe").fetch_one(tx.conn()).await;
+        tx.commit().await.unwrap();
+        assert_eq!(held.unwrap(), i64::from(commits));
+    }
 }
