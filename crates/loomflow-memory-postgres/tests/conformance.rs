@@ -1,5 +1,7 @@
 //! The memory suite, on a real PostgreSQL, as the application's role.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use loomflow_conformance::memory::Harness;

@@ -65,10 +65,10 @@ impl Pool {
         settings.check()?;
         let limit = settings.connect_timeout;
         let mut first = connect(&settings.options()?, limit).await?;
-        if check::is_behind(&mut first, settings, component, may_migrate).await? {
+        if within(limit, check::is_behind(&mut first, settings, component, may_migrate)).await? {
             migrate(settings, component).await?;
         }
-        let path = check::search_path(&mut first, settings, component).await?;
+        let path = within(limit, check::search_path(&mut first, settings, component)).await?;
         drop(first);
         let pool = Self(Arc::new(Inner {
             options: settings.options()?,
@@ -78,7 +78,7 @@ impl Pool {
             idle: Mutex::default(),
         }));
         let mut lease = pool.lease("connect").await?;
-        check::is_bound(&mut lease.pooled.conn, settings, component).await?;
+        within(limit, check::is_bound(&mut lease.pooled.conn, settings, component)).await?;
         pool.give_back(lease);
         Ok(pool)
     }
@@ -88,12 +88,7 @@ impl Pool {
     /// # Errors
     ///
     /// [`ErrorKind::Overloaded`] when no connection becomes free in time; whatever connecting fails with.
-    pub async fn begin(
-        &self,
-        owner: &Owner,
-        access: Access,
-        operation: &'static str,
-    ) -> Result<Transaction> {
+    pub async fn begin(&self, owner: &Owner, access: Access, operation: &'static str) -> Result<Transaction> {
         let begin = access.begin(owner);
         let lease = self.first_statement(&begin, operation).await?;
         Ok(Transaction::new(self.clone(), lease, operation))
@@ -193,7 +188,7 @@ impl fmt::Debug for Pool {
 pub async fn connect_as_owner(settings: &PgSettings, component: &Component) -> Result<PgConnection> {
     settings.check()?;
     let mut conn = connect(&settings.options()?, settings.connect_timeout).await?;
-    let path = check::search_path(&mut conn, settings, component).await?;
+    let path = within(settings.connect_timeout, check::search_path(&mut conn, settings, component)).await?;
     let set = format!("SET search_path TO {path}");
     conn.execute(sqlx::raw_sql(AssertSqlSafe(set))).await.map_err(failed("connect"))?;
     Ok(conn)
@@ -205,7 +200,8 @@ pub(super) async fn connect(options: &PgConnectOptions, limit: Duration) -> Resu
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(limit, work).await.unwrap_or_else(|_| {
-        let message = format!("{SERVER} took no connection within {limit:?}; is it up, and are host and port right?");
+        let message =
+            format!("{SERVER} took no connection within {limit:?}; is it up, and are host and port right?");
         Err(Error::new(ErrorKind::Unreachable, message).with_operation("connect"))
     })
 }

@@ -1,0 +1,91 @@
+//! Approximate indexes: of large partitions alone, so that nobody's rows hide another's.
+
+use loomflow_core::{Erase, MemoryStore as _, RecallQuery, TenantData as _};
+use loomflow_memory_postgres::PostgresMemory;
+use sqlx::Executor as _;
+
+use crate::support::{Database, connect, owner, scope, scope_at, turn, vector};
+
+/// Adds `rows` episodes of `user` whose vectors are near (1, 1, 1, 1), by raw SQL.
+async fn crowd(database: &Database, user: &str, rows: u32) {
+    database
+        .sql(&format!(
+            "INSERT INTO loomflow.memory_episodes (partition, namespace, user_id, id, session, said_at, message_count,
+               term_count, terms, messages, embedding)
+             SELECT '\\x{hex}', 'app', '{user}', decode(md5('{user}' || n), 'hex'), 's', n, 0, 0, '{{}}', '[]',
+               ARRAY[1 + random() / 10, 1 + random() / 10, 1 + random() / 10, 1]::real[]::vector
+             FROM generate_series(1, {rows}) n;
+             ANALYZE memory_episodes",
+            hex = owner(user).partition_hex()
+        ))
+        .await;
+}
+
+async fn near(memory: &PostgresMemory, user: &str) -> Vec<String> {
+    let query = RecallQuery::new("", 3).with_embedding(vector(&[1.0, 1.0, 1.0, 1.0]));
+    let found = memory.recall(&scope_at(user, 9), &query).await.unwrap();
+    found.into_iter().map(|m| m.open(&scope(user)).unwrap().episode.input().to_owned()).collect()
+}
+
+/// The one row of a tenant is found among very many of others that are nearer to the query, and so is the one of a tenant
+/// whose own partition has an index, and no index holds rows of two.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_own_row_is_found_among_many_that_are_nearer() {
+    let database = Database::new().await;
+    let memory = database.memory().await;
+    let all = [("small", "own"), ("large", "first"), ("other", "first")];
+    for (user, said) in all {
+        let episode = turn(1, said).with_embedding(vector(&[1.0, 0.2, 0.2, 1.0]));
+        memory.remember(&scope(user), episode).await.unwrap();
+    }
+    crowd(&database, "large", 4_000).await;
+    crowd(&database, "other", 4_000).await;
+    let config = database.config().with_index_above(1_000);
+    PostgresMemory::maintain(&config).await.unwrap();
+    PostgresMemory::maintain(&config).await.unwrap();
+    let indexes =
+        "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'memory_episodes_near%' AND indexdef LIKE
+        '%WHERE%partition = %'";
+    assert_eq!(database.number(indexes).await, 2, "one for each large partition");
+    let marked = "SELECT count(*) FROM memory_partitions WHERE indexed";
+    assert_eq!(database.number(marked).await, 2);
+    assert_eq!(near(&memory, "small").await, ["own"]);
+    assert_eq!(near(&memory, "large").await.len(), 3);
+    let exact = memory.recall(&scope("large"), &RecallQuery::new("first", 3)).await.unwrap();
+    assert_eq!(exact.len(), 1, "words are searched exactly");
+    let both = RecallQuery::new("first", 3).with_embedding(vector(&[1.0, 1.0, 1.0, 1.0]));
+    let both = memory.recall(&scope("large"), &both).await.unwrap();
+    assert_eq!(
+        both[0].clone().open(&scope("large")).unwrap().episode.input(),
+        "first",
+        "good at both is first"
+    );
+    uses_its_index(&database, "large").await;
+    // A partition whose data was erased may begin with vectors of another length, and loses its index.
+    memory.forget(&scope_at("large", 9), &Erase::everything()).await.unwrap();
+    let other = turn(1, "short").with_embedding(vector(&[1.0, 1.0]));
+    memory.remember(&scope_at("large", 9), other).await.unwrap();
+    PostgresMemory::maintain(&config).await.unwrap();
+    assert_eq!(database.number(indexes).await, 1);
+    assert_eq!(database.number(marked).await, 1);
+}
+
+/// As the application's role, under row-level security, the statement that recall makes is answered by the index.
+async fn uses_its_index(database: &Database, user: &str) {
+    let mut conn = connect(&database.url()).await;
+    let hex = owner(user).partition_hex();
+    let set = format!(
+        "SET search_path TO loomflow; SET ROLE {}; SELECT set_config('loomflow.partition', '{hex}', false)",
+        database.role
+    );
+    conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(set))).await.unwrap();
+    let explain = format!(
+        "EXPLAIN (COSTS OFF) SELECT id FROM memory_episodes
+         WHERE partition = '\\x{hex}'::bytea AND vector_dims(embedding) = 4
+         ORDER BY (embedding::vector(4)) <=> '[1,1,1,1]'::vector(4) LIMIT 100"
+    );
+    let plan: Vec<String> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(explain)).fetch_all(&mut conn).await.unwrap();
+    let plan = plan.join("\n");
+    assert!(plan.contains(&format!("memory_episodes_near_{}_4", &hex[..32])), "{plan}");
+}
