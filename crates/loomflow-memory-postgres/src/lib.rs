@@ -1,3 +1,5 @@
+//! LoomFlow's memory on PostgreSQL with pgvector.
+//!
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 
