@@ -1,3 +1,4 @@
+//! LoomFlow's memory on Redis.
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 

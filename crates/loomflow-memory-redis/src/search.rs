@@ -16,7 +16,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use crate::codec::{bytes, list, text};
-use crate::tenant::{Scan, Shared, Tenant};
+use crate::tenant::{Fetched, Scan, Shared, Tenant};
 
 /// A server without it is asked again after this long: it may have been replaced.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -127,30 +127,38 @@ impl Tenant<'_> {
             let cosine = |id: &u128| Some((*id, probe.cosine_of(vectors.get(id)?)?));
             return Ok(ids.iter().filter_map(cosine).collect());
         }
-        let mut cosines = HashMap::new();
-        let mut unsure: Vec<u128> = Vec::new();
         let told = self.nearest(operation, kind, &scan.generation, query, ids.len()).await;
-        let mut near: Vec<(f32, u128)> = Vec::with_capacity(ids.len());
-        for id in ids {
-            match told.get(id) {
-                Some(cosine) => near.push((*cosine, *id)),
-                None => unsure.push(*id),
-            }
-        }
-        near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        for (n, (cosine, id)) in near.iter().enumerate() {
-            let close = |other: Option<&(f32, u128)>| other.is_some_and(|o| (o.0 - cosine).abs() <= ROUNDING);
-            if cosine.abs() <= ROUNDING || close(near.get(n + 1)) || (n > 0 && close(near.get(n - 1))) {
+        let missing: Vec<u128> = ids.iter().copied().filter(|id| !told.contains_key(id)).collect();
+        let mut cosines = self.compared(operation, kind, &probe, &missing).await?;
+        // What is rounded stands for itself only where nothing is close, exact ones included.
+        let mut all: Vec<(f32, Option<u128>)> = cosines.values().map(|cosine| (*cosine, None)).collect();
+        all.extend(ids.iter().filter_map(|id| Some((*told.get(id)?, Some(*id)))));
+        all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let mut unsure = Vec::new();
+        for (n, (cosine, id)) in all.iter().enumerate() {
+            let Some(id) = id else { continue };
+            let close = |other: Option<&(f32, _)>| other.is_some_and(|o| (o.0 - cosine).abs() <= ROUNDING);
+            if cosine.abs() <= ROUNDING || close(all.get(n + 1)) || (n > 0 && close(all.get(n - 1))) {
                 unsure.push(*id);
             } else if *cosine > 0.0 {
                 cosines.insert(*id, *cosine);
             }
         }
-        for fetched in self.fetch(operation, "", kind, &unsure).await? {
-            let cosine = fetched.vector.and_then(|v| probe.cosine_of(&v.vector));
-            cosines.extend(cosine.map(|cosine| (fetched.id, cosine)));
-        }
+        cosines.extend(self.compared(operation, kind, &probe, &unsure).await?);
         Ok(cosines)
+    }
+
+    /// The positive cosines of `ids`, whose vectors are fetched.
+    async fn compared(
+        &self,
+        operation: &'static str,
+        kind: &'static str,
+        probe: &Probe<'_>,
+        ids: &[u128],
+    ) -> Result<HashMap<u128, f32>> {
+        let fetched = self.fetch(operation, "", kind, ids).await?;
+        let cosine = |f: Fetched| Some((f.id, probe.cosine_of(&f.vector?.vector)?));
+        Ok(fetched.into_iter().filter_map(cosine).collect())
     }
 
     /// What the search index knows of the tenant's vectors, about as near as it says; nothing when it cannot be asked.

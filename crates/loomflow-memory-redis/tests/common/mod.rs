@@ -12,52 +12,58 @@ use loomflow_memory_redis::{RedisMemory, RedisMemoryConfig};
 use serde_json::json;
 
 /// A prefix of its own, so that tests which look at the server see nobody else's keys.
-pub fn fresh_prefix() -> String {
+pub(crate) fn fresh_prefix() -> String {
     format!("t{:016x}", rand::random::<u64>())
 }
 
-pub fn url(service: &str) -> String {
+pub(crate) fn url(service: &str) -> String {
     loomflow_tests::services::url(service)
 }
 
-pub async fn connect(service: &str) -> RedisMemory {
+pub(crate) async fn connect(service: &str) -> RedisMemory {
     RedisMemory::connect(RedisMemoryConfig::new(url(service))).await.expect("the server takes it")
 }
 
-pub async fn raw(url: &str) -> redis::aio::MultiplexedConnection {
+pub(crate) async fn raw(url: &str) -> redis::aio::MultiplexedConnection {
     redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
 /// A namespace that nobody else uses.
-pub fn fresh_namespace() -> Namespace {
+pub(crate) fn fresh_namespace() -> Namespace {
     Namespace::new(format!("n{:016x}", rand::random::<u64>())).unwrap()
 }
 
-pub fn user(namespace: &Namespace, id: &str, epoch: u64) -> Scope {
+pub(crate) fn user(namespace: &Namespace, id: &str, epoch: u64) -> Scope {
     let identity = Identity::User(UserId::new(id).unwrap());
     assume_scope(namespace.clone(), identity, Epoch::new(epoch))
 }
 
-pub fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds * 1_000_000)
 }
 
-pub fn session(id: &str) -> SessionId {
+pub(crate) fn session(id: &str) -> SessionId {
     SessionId::new(id).unwrap()
 }
 
-pub fn turn(run: u128, session_id: &str, seconds: i64, said: &str) -> NewEpisode {
+pub(crate) fn turn(run: u128, session_id: &str, seconds: i64, said: &str) -> NewEpisode {
     let messages = vec![Message::user(said), Message::assistant("noted")];
     NewEpisode::new(RunId::from_u128(run), session(session_id), at(seconds), messages)
 }
 
-pub fn base(prefix: &str, owner: &Owner) -> String {
+pub(crate) fn base(prefix: &str, owner: &Owner) -> String {
     format!("{prefix}:{{{}}}", owner.partition_hex())
 }
 
 /// Writes a row of `foreign` under the keys of `scope`, with commands of our own: the stored form is written down here a
 /// second time.
-pub async fn plant(url: &str, prefix: &str, scope: &Scope, foreign: &Owner, record: Planted) -> Result<()> {
+pub(crate) async fn plant(
+    url: &str,
+    prefix: &str,
+    scope: &Scope,
+    foreign: &Owner,
+    record: Planted,
+) -> Result<()> {
     let base = base(prefix, scope.owner());
     let key = |kind: &str| format!("{base}:{kind}");
     let mut row = json!({"n": foreign.namespace().as_str()});

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use loomflow_core::rules::words::{self, Corpus, QueryTerms};
 use loomflow_core::{
     Cardinality, ErrorKind, FactQuery, HistoryLimit, MemoryStore, NewFact, PutBlock, RecallQuery, TenantData,
 };
@@ -87,13 +88,12 @@ async fn a_large_partition_is_read_in_pages_and_whole() {
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].clone().open(&scope).unwrap().episode.id.as_u128(), 78);
     let bm25 = found[0].clone().open(&scope).unwrap().bm25.unwrap();
-    let oracle = loomflow_local::InMemoryMemory::new();
-    for n in 0..2_500 {
-        let said = if n == 77 { "falcon" } else { "plain words" };
-        oracle.remember(&scope, turn(n + 1, "s", i64::try_from(n).unwrap(), said)).await.unwrap();
-    }
-    let expected = oracle.recall(&scope, &RecallQuery::new("falcon", 9)).await.unwrap();
-    assert_eq!(Some(bm25), expected[0].clone().open(&scope).unwrap().bm25, "every episode was counted once");
+    let document = |said| words::terms([said, "noted"].into_iter());
+    let (rare, plain) = (document("falcon"), document("plain words"));
+    let terms = (2_499 * plain.len() + rare.len()) as u64;
+    let corpus = Corpus { documents: 2_500, terms };
+    let expected = words::score_all(&QueryTerms::parse("falcon"), corpus, [&*rare].into_iter());
+    assert_eq!(bm25, expected[0], "every episode was counted once");
     let history = store.history(&scope, &session("s"), HistoryLimit::messages(4_999)).await.unwrap();
     assert_eq!(history.len(), 4_998);
     let newest = store.recall(&scope, &RecallQuery::new("", 2_100)).await.unwrap();
