@@ -60,16 +60,16 @@ async fn run(agent: &Agent, user: u64) {
     assert_eq!(&*result.output, "ack");
 }
 
-fn agent(profile: &str, uses_tool: bool) -> Agent {
+async fn agent(profile: &str, uses_tool: bool) -> Agent {
     let args = ["tenants", "--users", "100000", "--profile", profile];
     let config = Args::try_parse_from(args).unwrap().resolve().unwrap();
-    system::fixed(&config, Arc::new(FixedModel::new(config.users, uses_tool))).unwrap().agent
+    system::fixed(&config, Arc::new(FixedModel::new(config.users, uses_tool))).await.unwrap().agent
 }
 
 fn bench(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     for (profile, uses_tool) in [("bare", false), ("text", false), ("tool", true)] {
-        let agent = agent(profile, uses_tool);
+        let agent = runtime.block_on(agent(profile, uses_tool));
         runtime.block_on(run(&agent, 0));
         let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
         runtime.block_on(async {

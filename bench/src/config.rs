@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
+use crate::memory::Memory;
+
 /// Many tenants on one shared agent: throughput, latency, memory, and proof that nobody sees, spends or loses what is
 /// somebody else's. Exits 1 on any violation, mismatch or regression, 2 on a mistake in the command line.
 #[derive(Clone, Debug, Parser)]
@@ -23,9 +25,9 @@ pub struct Args {
     /// Worker threads; 1 is a single-threaded runtime (all cores for full, 2 with --smoke, 1 for the others)
     #[arg(long)]
     pub threads: Option<usize>,
-    /// The memory under test: `inmemory`
-    #[arg(long, value_name = "URL", default_value = "inmemory")]
-    pub memory: String,
+    /// The memory under test: `inmemory`, `sqlite:PATH`, `postgres://..`, `redis://..` or `qdrant:http://..`
+    #[arg(long, value_name = "URL", default_value = "inmemory", value_parser = Memory::parse)]
+    pub memory: Memory,
     /// The ledger under test: `inmemory`
     #[arg(long, value_name = "URL", default_value = "inmemory")]
     pub ledger: String,
@@ -59,7 +61,7 @@ pub struct Args {
     /// Breaks the system under test on purpose; the driver must notice
     #[arg(long, value_enum)]
     pub fault: Option<Fault>,
-    /// Leaves the report and a dump of the audit log in DIR
+    /// Leaves the report and a dump of the audit log in DIR, and the rows in the memory
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
 }
@@ -141,6 +143,12 @@ pub struct Config {
     /// Whether progress is hidden.
     #[serde(skip)]
     pub quiet: bool,
+    /// The memory under test. The report names it under `stores`.
+    #[serde(skip)]
+    pub memory: Memory,
+    /// Whether rows stay in the memory under test.
+    #[serde(skip)]
+    pub keep: bool,
 }
 
 const USERS: usize = 500;
@@ -156,7 +164,6 @@ impl Args {
     ///
     /// What is wrong with the flags, naming what would be right.
     pub fn resolve(&self) -> Result<Config, String> {
-        only("memory", &self.memory, "inmemory")?;
         only("ledger", &self.ledger, "inmemory")?;
         only("audit", &self.audit, "inmemory")?;
         only("runtime", &self.runtime, "inproc")?;
@@ -203,6 +210,8 @@ impl Args {
             smoke: self.smoke,
             fault: self.fault,
             quiet: self.quiet,
+            memory: self.memory.clone(),
+            keep: self.keep.is_some(),
         })
     }
 }
@@ -236,7 +245,7 @@ mod tests {
 
     #[test]
     fn other_stores_are_refused_without_repeating_the_url() {
-        for flag in ["--memory", "--ledger", "--audit", "--runtime"] {
+        for flag in ["--ledger", "--audit", "--runtime"] {
             let error = resolve(&[flag, "postgres://u:hunter2@h/d"]).unwrap_err();
             assert!(
                 error.contains(&flag[2..]) && error.contains("in") && !error.contains("hunter2"),

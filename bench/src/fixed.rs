@@ -28,7 +28,7 @@ const LOOKED_AT: usize = 100;
 pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)> {
     let uses_tool = config.profile == Profile::Tool;
     let model = Arc::new(FixedModel::new(config.users, uses_tool));
-    let system = system::fixed(config, model.clone())?;
+    let system = system::fixed(config, model.clone()).await?;
     one(&system.agent, "warm", 0).await?;
     let warm_calls = model.calls();
 
@@ -55,6 +55,10 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)>
         report.failures.push(format!("{turns} model calls were made and must be {calls}"));
     }
     report.judge();
+    system
+        .leftovers
+        .erase(config.users, |agent, user| Ok(agent.for_user(UserId::new(format!("user_{user}"))?)))
+        .await?;
     Ok((report, system.dump()))
 }
 

@@ -11,16 +11,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use loomflow_core::{
     Agent, AgentBuilder, AuditLog, BudgetConfig, Effect, HasModel, IntoShared, Ledger, MemoryStore, Model,
-    Permissions, PermittedCall, Result, RetryPolicy, RunContext, Runtime, Tool, ToolOutcome, ToolSpec,
+    Namespace, Permissions, PermittedCall, Result, RetryPolicy, RunContext, Runtime, Tool, ToolOutcome,
+    ToolSpec,
 };
 use loomflow_local::{
-    HashEmbedder, InMemoryAuditLog, InMemoryMemory, InProcRuntime, MemoryConfig, PerUserPermissions,
-    PermissionMode, StandardBudget, StandardPermissions,
+    HashEmbedder, InMemoryAuditLog, InProcRuntime, PerUserPermissions, PermissionMode, StandardBudget,
+    StandardPermissions,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Config, Profile};
+use crate::memory::{Leftovers, Opened};
 use crate::meter::AuditBytes;
 use crate::population::Population;
 use crate::provider::{Invoice, MeteredEmbedder};
@@ -58,7 +60,7 @@ impl Dump {
 #[non_exhaustive]
 pub struct Stores {
     /// The memory.
-    pub memory: &'static str,
+    pub memory: String,
     /// The ledger.
     pub ledger: &'static str,
     /// The audit log.
@@ -77,24 +79,27 @@ pub struct FixedSystem {
     pub audit: Option<Arc<InMemoryAuditLog>>,
     /// The names of its stores.
     pub stores: Stores,
+    pub(crate) leftovers: Leftovers,
 }
 
 /// The agent of the profiles `bare`, `text` and `tool`.
 ///
 /// # Errors
 ///
-/// When the parts do not fit together, which is a defect of the driver.
-pub fn fixed(config: &Config, model: impl IntoShared<dyn Model>) -> Result<FixedSystem> {
+/// When the memory cannot be opened, or the parts do not fit together, which is a defect of the driver.
+pub async fn fixed(config: &Config, model: impl IntoShared<dyn Model> + Send) -> Result<FixedSystem> {
     let users = config.users.saturating_mul(2).max(16);
-    let memory = InMemoryMemory::with_config(&MemoryConfig::new().with_max_users(users).with_max_bytes(None));
+    let memory = Opened::open(config).await?;
+    let leftovers = Leftovers::of(config, &memory)?;
     let mut builder = Agent::builder("you are an assistant")
         .model(model)
-        .memory(memory)
+        .memory(memory.store)
+        .namespace(memory.namespace)
         .session_history(config.turns.saturating_mul(MESSAGES_PER_TURN).max(20));
     if config.profile == Profile::Bare {
-        let stores = Stores { memory: "inmemory", ledger: "none", audit: "none", runtime: "none" };
+        let stores = Stores { memory: memory.name, ledger: "none", audit: "none", runtime: "none" };
         let agent = builder.recall_episodes(0).recall_facts(0).build()?;
-        return Ok(FixedSystem { agent, audit: None, stores });
+        return Ok(FixedSystem { agent, audit: None, stores, leftovers });
     }
     let budget = BudgetConfig::new().per_user_max_tokens(PER_USER_TOKENS).max_users(users);
     let audit = Arc::new(InMemoryAuditLog::new().with_capacity(capacity(config)));
@@ -103,8 +108,8 @@ pub fn fixed(config: &Config, model: impl IntoShared<dyn Model>) -> Result<Fixed
         let policy = StandardPermissions::new(PermissionMode::Default).allowed_tools(["add"])?;
         builder = builder.permissions(policy).tool(Add::new()?);
     }
-    let stores = Stores { memory: "inmemory", ledger: "inmemory", audit: "inmemory", runtime: "none" };
-    Ok(FixedSystem { agent: builder.build()?, audit: Some(audit), stores })
+    let stores = Stores { memory: memory.name, ledger: "inmemory", audit: "inmemory", runtime: "none" };
+    Ok(FixedSystem { agent: builder.build()?, audit: Some(audit), stores, leftovers })
 }
 
 fn capacity(config: &Config) -> usize {
@@ -183,6 +188,7 @@ pub struct FullSystem {
     pub dump: Dump,
     /// The names of the stores.
     pub stores: Stores,
+    pub(crate) leftovers: Leftovers,
 }
 
 impl std::fmt::Debug for FullSystem {
@@ -222,15 +228,17 @@ const TOKENS_PER_TURN: u64 = 1_200;
 ///
 /// # Errors
 ///
-/// When the parts do not fit together, which is a defect of the driver.
-pub fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
+/// When the memory cannot be opened, or the parts do not fit together, which is a defect of the driver.
+pub async fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
     let users = config.users.saturating_mul(2).max(16);
-    let memory = InMemoryMemory::with_config(&MemoryConfig::new().with_max_users(users).with_max_bytes(None));
+    let memory = Opened::open(config).await?;
+    let leftovers = Leftovers::of(config, &memory)?;
     let cap = TOKENS_PER_TURN.saturating_mul(config.turns as u64);
     let budget = StandardBudget::new(BudgetConfig::new().per_user_max_tokens(cap).max_users(users))?;
     let log = Arc::new(InMemoryAuditLog::new().with_capacity(capacity(config)));
     let parts = Parts {
-        memory: Arc::new(memory),
+        memory: memory.store,
+        namespace: memory.namespace,
         ledger: Arc::new(budget),
         audit: log.clone(),
         runtime: Arc::new(InProcRuntime::with_max_open_runs(users.saturating_mul(2))),
@@ -245,7 +253,8 @@ pub fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
         audit: parts.audit,
         audit_bytes: audit_bytes(Some(&log)),
         dump: Dump(Some(log)),
-        stores: Stores { memory: "inmemory", ledger: "inmemory", audit: "inmemory", runtime: "inproc" },
+        stores: Stores { memory: memory.name, ledger: "inmemory", audit: "inmemory", runtime: "inproc" },
+        leftovers,
     })
 }
 
@@ -253,6 +262,7 @@ pub fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) memory: Arc<dyn MemoryStore>,
+    pub(crate) namespace: Namespace,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) audit: Arc<dyn AuditLog>,
     pub(crate) runtime: Arc<dyn Runtime>,
@@ -270,6 +280,7 @@ fn agent(doubles: &Doubles, parts: &Parts, policy: &Arc<dyn Permissions>) -> Res
         .model(doubles.model.clone())
         .embedder(embedder)
         .memory(parts.memory.clone())
+        .namespace(parts.namespace.clone())
         .budget(parts.ledger.clone())
         .audit_log(parts.audit.clone())
         .runtime(parts.runtime.clone())

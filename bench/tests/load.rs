@@ -17,7 +17,7 @@ fn run(args: &[&str], threads: usize) -> Report {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    let runtime = runtime.enable_time().build().unwrap();
+    let runtime = runtime.enable_all().build().unwrap();
     let full = args.iter().all(|arg| *arg != "--profile");
     runtime
         .block_on(async {

@@ -18,5 +18,6 @@ docs! {
     Readme = "../../README.md",
     Models = "../../docs/models.md",
     Prices = "../../docs/prices.md",
+    Stores = "../../docs/stores.md",
     WritingATool = "../../docs/writing-a-tool.md",
 }

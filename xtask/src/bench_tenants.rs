@@ -12,6 +12,19 @@ use crate::baseline::{self, Report};
 use crate::process;
 use crate::{Failure, Outcome};
 
+/// The driver's feature that `--fault` needs.
+const FAULT: &str = "fault-injection";
+
+/// The driver's feature that a memory's scheme needs. Every other one needs none, or is the driver's to refuse.
+const STORES: [(&str, &str); 6] = [
+    ("sqlite", "memory-sqlite"),
+    ("postgres", "memory-postgres"),
+    ("postgresql", "memory-postgres"),
+    ("redis", "memory-redis"),
+    ("rediss", "memory-redis"),
+    ("qdrant", "memory-qdrant"),
+];
+
 /// The faults the driver can be asked to make.
 pub(crate) const FAULTS: [&str; 3] = ["leak", "double_charge", "lost_audit"];
 
@@ -20,7 +33,7 @@ pub(crate) fn run(root: &Path, args: Vec<OsString>) -> Outcome {
     let flags = Flags::parse(args)?;
     // Read before anything is built or measured: a missing file should not cost a run.
     let old = flags.baseline.as_deref().map(Report::read).transpose()?;
-    let driver = build(root, flags.fault, flags.quiet)?;
+    let driver = build(root, &flags.features(), flags.quiet)?;
     let Some(old) = old else {
         return pass_on(process::program(root, driver).args(&flags.rest));
     };
@@ -46,13 +59,29 @@ pub(crate) fn run(root: &Path, args: Vec<OsString>) -> Outcome {
 
 /// Runs the smoke load with a deliberate fault; an undetected fault is a failure.
 pub(crate) fn expect_caught(root: &Path, fault: &str) -> Outcome {
-    let driver = build(root, true, true)?;
+    caught(root, &build(root, &[FAULT], true)?, fault, "inmemory")
+}
+
+/// The smoke load on each store, sound and with a leak; `urls` have the names they are told of by.
+pub(crate) fn on_every_store(root: &Path, urls: &[(&str, String)]) -> Outcome {
+    let mut features: Vec<&str> = STORES.iter().map(|(_, feature)| *feature).chain([FAULT]).collect();
+    features.dedup();
+    let driver = build(root, &features, true)?;
+    for (name, url) in urls {
+        pass_on(process::program(root, &driver).args(["--smoke", "--memory", url]))?;
+        caught(root, &driver, "leak", url)?;
+        println!("  {name}: sound, and the fault `leak` was caught");
+    }
+    Ok(())
+}
+
+fn caught(root: &Path, driver: &Path, fault: &str, memory: &str) -> Outcome {
     let path = scratch_report(root)?;
     if path.exists() {
         std::fs::remove_file(&path).map_err(|e| unusable(&path, &e))?;
     }
     let mut command = process::program(root, driver);
-    command.args(["--smoke", "--quiet", "--fault", fault, "--json"]).arg(&path);
+    command.args(["--smoke", "--quiet", "--memory", memory, "--fault", fault, "--json"]).arg(&path);
     let output = process::capture(&mut command)?;
     if output.status.code() != Some(1) {
         return Err(Failure::Failed(format!(
@@ -71,6 +100,8 @@ struct Flags {
     json: Option<PathBuf>,
     fault: bool,
     quiet: bool,
+    /// The feature of the store that `--memory` names.
+    store: Option<&'static str>,
     /// What the driver gets. Without a baseline that is everything; with one, `--json` is set anew.
     rest: Vec<OsString>,
 }
@@ -87,6 +118,9 @@ impl Flags {
             } else if let Some((value, spelled)) = take_value(&arg, "--json", &mut args)? {
                 flags.json = Some(value.into());
                 json = spelled;
+            } else if let Some((url, mut spelled)) = take_value(&arg, "--memory", &mut args)? {
+                flags.store = feature_of(&url.to_string_lossy());
+                flags.rest.append(&mut spelled);
             } else {
                 flags.fault |= arg == "--fault" || arg.to_string_lossy().starts_with("--fault=");
                 flags.quiet |= arg == "--quiet";
@@ -98,6 +132,16 @@ impl Flags {
         }
         Ok(flags)
     }
+
+    /// What the driver is built with: nothing that was not asked for, so that the embedded load stays what it was.
+    fn features(&self) -> Vec<&'static str> {
+        self.fault.then_some(FAULT).into_iter().chain(self.store).collect()
+    }
+}
+
+fn feature_of(url: &str) -> Option<&'static str> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    STORES.iter().find(|(known, _)| known.eq_ignore_ascii_case(scheme)).map(|(_, feature)| *feature)
 }
 
 /// The value of `--flag VALUE` or `--flag=VALUE`, and the arguments it was spelled with.
@@ -107,7 +151,7 @@ fn take_value(
     rest: &mut impl Iterator<Item = OsString>,
 ) -> Outcome<Option<(OsString, Vec<OsString>)>> {
     if arg == flag {
-        let value = rest.next().ok_or_else(|| Failure::Usage(format!("{flag} needs a FILE")))?;
+        let value = rest.next().ok_or_else(|| Failure::Usage(format!("{flag} needs a value")))?;
         return Ok(Some((value.clone(), vec![arg.to_owned(), value])));
     }
     let text = arg.to_string_lossy();
@@ -116,15 +160,15 @@ fn take_value(
 }
 
 /// Builds the driver and returns its path. Cargo's output is shown only when the build fails.
-fn build(root: &Path, fault: bool, quiet: bool) -> Outcome<PathBuf> {
+fn build(root: &Path, features: &[&str], quiet: bool) -> Outcome<PathBuf> {
     if !quiet {
         eprintln!("building the load driver in release mode (some minutes the first time)");
     }
     let mut cargo = process::cargo(root);
     cargo.args(["build", "--release", "--locked", "--package", "loomflow-bench", "--bin", "tenants"]);
     cargo.arg("--message-format=json-render-diagnostics");
-    if fault {
-        cargo.args(["--features", "fault-injection"]);
+    if !features.is_empty() {
+        cargo.args(["--features", &features.join(",")]);
     }
     let output = process::capture(&mut cargo)?;
     if !output.status.success() {
@@ -190,6 +234,18 @@ mod tests {
             assert!(flags.rest.is_empty(), "{flags:?}");
         }
         assert!(matches!(Flags::parse(vec!["--baseline".into()]), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn a_memory_asks_for_its_feature_and_goes_to_the_driver() {
+        let flags = parse(&["--memory", "postgres://u:p@h/d", "--fault=leak", "--smoke"]);
+        assert_eq!(flags.features(), ["fault-injection", "memory-postgres"]);
+        assert_eq!(flags.rest, ["--memory", "postgres://u:p@h/d", "--fault=leak", "--smoke"]);
+        for (url, feature) in
+            [("sqlite:x.db", Some("memory-sqlite")), ("Redis://h", Some("memory-redis")), ("inmemory", None)]
+        {
+            assert_eq!(parse(&[&format!("--memory={url}")]).store, feature, "{url}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::tools::{CARGO_FUZZ, DENY, NEXTEST, Tool};
-use crate::{Failure, Outcome, bench_tenants, fuzz, process, services, tidy};
+use crate::{Failure, Outcome, bench_tenants, embedder, fuzz, process, services, tidy};
 
 /// Property-test cases per property in the widest gate.
 const FULL_PROPTEST_CASES: &str = "4096";
@@ -61,7 +61,11 @@ fn stages(breadth: Breadth) -> Vec<Stage> {
         ]);
     }
     if breadth == Breadth::Full {
-        stages.push(Stage { name: "benches", run: benches });
+        stages.extend([
+            Stage { name: "benches", run: benches },
+            Stage { name: "bench stores", run: bench_stores },
+            Stage { name: "local embedder", run: local_embedder },
+        ]);
     }
     stages
 }
@@ -104,15 +108,25 @@ fn prepare(root: &Path, breadth: Breadth) -> Outcome<Gate> {
     let (deny, fuzz) = (beyond_fast(DENY)?, beyond_fast(CARGO_FUZZ)?);
     // Everything for every platform, from the lockfiles: later stages, and deny's offline look, need no network.
     process::run(process::cargo(root).args(["fetch", "--locked", "--quiet"]))?;
-    if fuzz.is_some() {
-        process::run(process::cargo(root).args(["fetch", "--locked", "--quiet", "--manifest-path", FUZZ]))?;
+    let beyond = [(FUZZ, fuzz.is_some()), (embedder::MANIFEST, breadth == Breadth::Full)];
+    for (manifest, _) in beyond.into_iter().filter(|(_, needed)| *needed) {
+        process::run(process::cargo(root).args([
+            "fetch",
+            "--locked",
+            "--quiet",
+            "--manifest-path",
+            manifest,
+        ]))?;
     }
     Ok(Gate { root: root.to_owned(), breadth, nextest, deny, fuzz, services: OnceCell::new() })
 }
 
 fn format(gate: &Gate) -> Outcome {
     process::run(process::cargo(&gate.root).args(["fmt", "--all", "--check"]))?;
-    process::run(process::cargo(&gate.root).args(["fmt", "--check", "--manifest-path", FUZZ]))
+    for manifest in [FUZZ, embedder::MANIFEST] {
+        process::run(process::cargo(&gate.root).args(["fmt", "--check", "--manifest-path", manifest]))?;
+    }
+    Ok(())
 }
 
 fn clippy(gate: &Gate) -> Outcome {
@@ -188,6 +202,34 @@ fn bench_faults(gate: &Gate) -> Outcome {
 fn benches(gate: &Gate) -> Outcome {
     let args = ["bench", "--quiet", "--package", "loomflow-bench", "--benches", "--", "--test"];
     process::run(process::cargo(&gate.root).args(args))
+}
+
+/// The smoke load, and the load with a leak that must be seen, on every store there is.
+fn bench_stores(gate: &Gate) -> Outcome {
+    let file = gate.root.join("target").join("bench-tenants").join(format!("gate-{}.db", std::process::id()));
+    let mut urls = vec![("sqlite", format!("sqlite:{}", file.display()))];
+    for (name, url) in gate.services.get().into_iter().flat_map(services::ForTests::env) {
+        match name {
+            "LOOMFLOW_TEST_POSTGRES_URL" => urls.push(("postgres", url.to_owned())),
+            "LOOMFLOW_TEST_REDIS_URL" => urls.push(("redis", url.to_owned())),
+            "LOOMFLOW_TEST_QDRANT_URL" => urls.push(("qdrant", format!("qdrant:{url}"))),
+            _ => {}
+        }
+    }
+    let outcome = bench_tenants::on_every_store(&gate.root, &urls);
+    for end in ["", "-wal", "-shm"] {
+        let path = format!("{}{end}", file.display());
+        // It is there if the load came so far.
+        let _ = std::fs::remove_file(path);
+    }
+    outcome
+}
+
+fn local_embedder(gate: &Gate) -> Outcome {
+    match &gate.deny {
+        Some(deny) => embedder::gate(&gate.root, deny),
+        None => Err(Failure::Failed("cargo-deny was not prepared".to_owned())),
+    }
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@
 
 mod baseline;
 mod bench_tenants;
+mod embedder;
 mod fuzz;
 mod gate;
 mod prices;
@@ -36,7 +37,7 @@ enum Command {
         /// Only formatting, lints, house rules and tests: the inner loop.
         #[arg(long, conflicts_with = "full")]
         fast: bool,
-        /// Adds the benches in test mode and many more property-test cases.
+        /// Adds the benches in test mode, the load on every store, the local embedder and many more property-test cases.
         #[arg(long)]
         full: bool,
     },

@@ -38,13 +38,17 @@ pub(crate) fn capture(command: &mut Command) -> Outcome<Output> {
     command.output().map_err(|e| cannot_start(command, &e))
 }
 
-/// The command as one would type it.
+/// The command as one would type it, but for URLs, which may hold a password: of these, their scheme.
 pub(crate) fn shown(command: &Command) -> String {
     let name = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let mut text = name.to_string_lossy().into_owned();
     for arg in command.get_args() {
         text.push(' ');
-        text.push_str(&arg.to_string_lossy());
+        let arg = arg.to_string_lossy();
+        match arg.find("://") {
+            Some(at) => text.push_str(&format!("{}://..", &arg[..at])),
+            None => text.push_str(&arg),
+        }
     }
     text
 }
@@ -65,6 +69,17 @@ mod tests {
         let error = run(&mut program(&root, "no-such-program-anywhere")).unwrap_err();
         assert!(matches!(&error, Failure::Failed(why) if why.contains("could not be started")), "{error:?}");
         assert!(run(&mut program(&root, "true")).is_ok());
+    }
+
+    #[test]
+    fn a_url_is_not_repeated() {
+        let root = crate::workspace_root();
+        let error =
+            run(program(&root, "false").args(["--memory=postgres://u:hunter2@h/d", "-q"])).unwrap_err();
+        assert!(
+            matches!(&error, Failure::Failed(why) if why.contains("`false --memory=postgres://.. -q`")),
+            "{error:?}"
+        );
     }
 
     #[test]

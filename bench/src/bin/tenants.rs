@@ -12,6 +12,7 @@ use loomflow_bench::progress::Progress;
 use loomflow_bench::report::Report;
 use loomflow_bench::system::Dump;
 use loomflow_bench::{baseline, fixed, full, html, table};
+use loomflow_core::ErrorKind;
 
 const VIOLATION: u8 = 1;
 const USAGE: u8 = 2;
@@ -38,7 +39,7 @@ fn drive(args: &Args, config: &Config) -> Result<Report, Failed> {
         // Told before anything is measured: a missing file should not cost a run.
         return Err((USAGE, format!("--baseline {}: there is no such file", path.display())));
     }
-    let (mut report, dump) = measure(config).map_err(|why| (VIOLATION, why))?;
+    let (mut report, dump) = measure(config)?;
     if let Some(path) = &args.baseline {
         report.failures.extend(baseline::regressions(path, &report).map_err(|why| (USAGE, why))?);
     }
@@ -54,8 +55,9 @@ fn drive(args: &Args, config: &Config) -> Result<Report, Failed> {
     Ok(report)
 }
 
-fn measure(config: &Config) -> Result<(Report, Dump), String> {
-    let runtime = runtime(config.threads).map_err(|e| format!("the runtime cannot start: {e}"))?;
+fn measure(config: &Config) -> Result<(Report, Dump), Failed> {
+    let runtime =
+        runtime(config.threads).map_err(|e| (VIOLATION, format!("the runtime cannot start: {e}")))?;
     let progress = Progress::new((config.users * config.turns) as u64, config.quiet);
     let measured = runtime.block_on(async {
         match config.profile {
@@ -63,7 +65,10 @@ fn measure(config: &Config) -> Result<(Report, Dump), String> {
             Profile::Bare | Profile::Text | Profile::Tool => fixed::run(config, &progress).await,
         }
     });
-    measured.map_err(|e| format!("the load could not go on: {e}"))
+    measured.map_err(|error| match error.kind() {
+        ErrorKind::Config => (USAGE, error.to_string()),
+        _ => (VIOLATION, format!("the load could not go on: {error}")),
+    })
 }
 
 fn write(args: &Args, report: &Report, dump: &Dump) -> Result<(), String> {
@@ -93,5 +98,5 @@ fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    builder.enable_time().build()
+    builder.enable_all().build()
 }

@@ -96,7 +96,7 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)>
         policy: Arc::new(PolicyCounts::default()),
         tool_calls: Arc::default(),
     };
-    let system = system::full(config, &doubles)?;
+    let system = system::full(config, &doubles).await?;
     let world = Arc::new(World {
         seed: config.seed,
         agent: system.agent.clone(),
@@ -122,6 +122,7 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)>
     report.endings = seen.endings;
     judge::judge(&mut report, &world, &system, &doubles, &model, &seen).await?;
     report.judge();
+    system.leftovers.erase(config.users, |agent, tenant| Ok(world.people.enter(agent, tenant))).await?;
     Ok((report, system.dump))
 }
 

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loomflow_core::{Error, ErrorKind, Result, Run, RunId, RunResult, RunStatus, UserAgent};
 
@@ -14,7 +14,10 @@ use crate::witness::{KeptSchema, TOOL_CANARY};
 /// Where a second run of the same tenant talks.
 const BESIDE: &str = "beside";
 /// How often a session that is busy with the end of a dropped run is tried again.
-const TRIES: usize = 100;
+const TRIES: usize = 2_000;
+/// How often at once; afterwards with a pause: where a store is on a network, an end takes as long as the network does.
+const AT_ONCE: usize = 100;
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) async fn take(
     world: &World,
@@ -95,13 +98,13 @@ impl<'w> Asked<'w> {
     }
 
     async fn answer(&self, act: Act, seen: &mut Seen) {
-        for _ in 0..TRIES {
+        for tried in 0..TRIES {
+            breathe(tried).await;
             let began = Instant::now();
             let run = self.run();
             let run = if act == Act::Structured { run.output_schema(KeptSchema::default()) } else { run };
             let ended = run.await;
             if self.is_busy(&ended) {
-                tokio::task::yield_now().await;
                 continue;
             }
             seen.latencies.push(began.elapsed());
@@ -111,9 +114,8 @@ impl<'w> Asked<'w> {
     }
 
     async fn cancel(&self, polls: u64, seen: &mut Seen) {
-        for _ in 0..TRIES {
-            // A fresh turn of this task: the first poll then surely gets as far as the first thing that really waits.
-            tokio::task::yield_now().await;
+        for tried in 0..TRIES {
+            breathe(tried).await;
             match Impatient::new(self.run(), polls).await {
                 Some(ended) if self.is_busy(&ended) => continue,
                 Some(ended) => return self.ended(ended, seen),
@@ -125,8 +127,8 @@ impl<'w> Asked<'w> {
 
     /// Reads at most `limit` events, and drops the stream if that was not all.
     async fn stream(&self, limit: u64, seen: &mut Seen) {
-        for _ in 0..TRIES {
-            tokio::task::yield_now().await;
+        for tried in 0..TRIES {
+            breathe(tried).await;
             let began = Instant::now();
             let mut asked = self.user.stream(&*self.input).session(self.session);
             for (key, value) in &self.metadata {
@@ -199,6 +201,15 @@ impl<'w> Asked<'w> {
             RunStatus::TimedOut => &mut endings.timed_out,
             _ => &mut endings.failed,
         } += 1;
+    }
+}
+
+/// A fresh turn of this task: the first poll then surely gets as far as the first thing that really waits.
+async fn breathe(tried: usize) {
+    if tried < AT_ONCE {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -71,6 +71,11 @@ fn database(db: &dyn sqlx::error::DatabaseError, server: &str) -> (ErrorKind, St
         "26" | "11" => (ErrorKind::Config, format!("the file is no database that {server} can read")),
         "8" | "1032" | "1544" => (ErrorKind::Config, format!("{server} cannot write to the file")),
         "14" => (ErrorKind::Config, format!("{server} cannot open the file; does its folder exist?")),
+        // The shared-memory file beside the database could not grow.
+        "4874" => (ErrorKind::Capacity, format!("the disk of {server} is full; nothing was written")),
+        c if c.parse::<u32>().is_ok_and(|c| c & 0xff == 10) && c.len() < 5 => {
+            (ErrorKind::Transport, format!("{server} could not read or write its file (code {code})"))
+        }
         _ if db.kind() == Constraint::UniqueViolation => {
             (ErrorKind::Conflict, format!("{server} holds such a row already"))
         }

@@ -5,6 +5,10 @@
 
 mod error;
 mod migration;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use error::store_error;
 pub use migration::{Migration, pending};

@@ -14,8 +14,16 @@
 //! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
+//! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
+//! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
+//! | `memory-redis` | [`memory_redis`]: memory on Redis |
+//! | `memory-qdrant` | [`memory_qdrant`]: memory on Qdrant |
+//!
+//! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in.
 
 #![forbid(unsafe_code)]
+
+pub mod resolve;
 
 pub use loomflow_core::*;
 
@@ -29,6 +37,15 @@ pub use loomflow_macros::tool;
 pub use loomflow_support_tool::__tool;
 #[cfg(feature = "macros")]
 pub use loomflow_support_tool::{schemars, serde};
+
+#[cfg(feature = "memory-postgres")]
+pub use loomflow_memory_postgres as memory_postgres;
+#[cfg(feature = "memory-qdrant")]
+pub use loomflow_memory_qdrant as memory_qdrant;
+#[cfg(feature = "memory-redis")]
+pub use loomflow_memory_redis as memory_redis;
+#[cfg(feature = "memory-sqlite")]
+pub use loomflow_memory_sqlite as memory_sqlite;
 
 #[cfg(feature = "anthropic")]
 pub use loomflow_model_anthropic as anthropic;
@@ -67,4 +84,18 @@ pub mod prelude {
 
     #[cfg(feature = "cohere")]
     pub use loomflow_model_cohere::CohereEmbedder;
+
+    #[cfg(feature = "memory-sqlite")]
+    pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};
+
+    #[cfg(feature = "memory-postgres")]
+    pub use loomflow_memory_postgres::{PostgresMemory, PostgresMemoryConfig};
+
+    #[cfg(feature = "memory-redis")]
+    pub use loomflow_memory_redis::{RedisMemory, RedisMemoryConfig};
+
+    #[cfg(feature = "memory-qdrant")]
+    pub use loomflow_memory_qdrant::{QdrantMemory, QdrantMemoryConfig};
+
+    pub use crate::resolve;
 }

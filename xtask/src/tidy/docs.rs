@@ -26,7 +26,7 @@ pub(super) fn check(tree: &Tree, packages: &[Package], commands: &[String]) -> V
         named_commands(path, text, commands, &mut findings);
     }
     if let Some(text) = tree.get(ARCHITECTURE) {
-        named_crates(text, packages, &mut findings);
+        named_crates(tree, text, packages, &mut findings);
     }
     for (path, text) in tree.with_ext("rs") {
         let source = Source::parse(text);
@@ -81,10 +81,15 @@ fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
     })
 }
 
-fn named_crates(text: &str, packages: &[Package], findings: &mut Vec<Finding>) {
+fn named_crates(tree: &Tree, text: &str, packages: &[Package], findings: &mut Vec<Finding>) {
+    // A crate that is a workspace of its own is none of the packages.
+    let is_crate = |name: &str| {
+        packages.iter().any(|package| package.name == name)
+            || tree.contains(&format!("crates/{name}/Cargo.toml"))
+    };
     for line in lines(text) {
         for name in crate_names(line.text) {
-            let exists = packages.iter().any(|package| package.name == name);
+            let exists = is_crate(name);
             let message = match (exists, line.planned) {
                 (false, false) => format!("`{name}` is not a crate of this workspace"),
                 (true, true) => format!("`{name}` exists; it is no longer planned"),

@@ -1,0 +1,12 @@
+//! Sentence embeddings in this process, for LoomFlow.
+//!
+#![doc = include_str!("../docs.md")]
+#![forbid(unsafe_code)]
+
+mod config;
+mod embedder;
+mod files;
+mod network;
+
+pub use config::LocalEmbedderConfig;
+pub use embedder::LocalEmbedder;
