@@ -1,3 +1,5 @@
+//! Memory on a Qdrant server.
+
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 

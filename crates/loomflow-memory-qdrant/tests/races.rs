@@ -29,20 +29,11 @@ async fn fill(memory: &QdrantMemory, scope: &Scope, word: &str, session_name: &s
     memory.assert(scope, fact).await.unwrap();
 }
 
-/// Lets a future get as far as `polls` polls that found something to do, and drops it.
-async fn abandon<T>(
-    mut work: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>>,
-    polls: usize,
-) -> Option<T> {
-    for _ in 0..polls {
-        let done = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-        if let Poll::Ready(value) = done {
-            return Some(value);
-        }
-        // The next poll has something to do when the answer of the server is there.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
-    None
+type Work<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Lets a future get as far as `polls` polls, and drops it.
+async fn abandon<T>(work: Work<'_, T>, polls: usize) -> Option<T> {
+    pause(work, polls).await.ok()
 }
 
 /// An erasure that its caller left at any await has happened whole, or not at all, for whoever looks next.
@@ -197,5 +188,101 @@ async fn an_abandoned_write_is_whole_or_absent() {
         memory.put_block(&alice, PutBlock::new("b", "c", at(1))).await.unwrap();
         let profile = memory.profile(&alice).await.unwrap().open(&alice).unwrap();
         assert_eq!((profile.episodes, profile.facts, profile.blocks), (1, 1, 1));
+    }
+}
+
+/// Lets a future get as far as `polls` polls, and hands it back.
+async fn pause<T>(mut work: Work<'_, T>, polls: usize) -> Result<T, Work<'_, T>> {
+    for _ in 0..polls {
+        if let Poll::Ready(value) = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return Ok(value);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    Err(work)
+}
+
+/// A writer that pauses at any await while an erasure goes by writes nothing afterwards, to what the erasure left as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_pauses_during_an_erasure_writes_nothing_after_it() {
+    let (memory, other) = (connect(&shared()).await, connect(&shared()).await);
+    let mut refused = 0;
+    for polls in 0..14 {
+        let world = World::new();
+        let (alice, fresh) = (world.user("alice"), world.user_at("alice", 1));
+        fill(&memory, &alice, "old", "stays").await;
+        let said = NewFact::new("me", "said", "late", at(2));
+        let late = |what: usize| -> Work<'_, loomflow_core::Result<()>> {
+            let (memory, alice, said) = (&memory, &alice, said.clone());
+            Box::pin(async move {
+                match what {
+                    0 => memory.put_block(alice, PutBlock::new("old", "late", at(2))).await,
+                    1 => memory.put_block(alice, PutBlock::new("new", "late", at(2))).await,
+                    2 => memory.put_block(alice, PutBlock::remove("old", at(2))).await,
+                    3 => memory.assert(alice, said).await.map(drop),
+                    _ => memory
+                        .remember(alice, turn(new_run(), &session("s"), at(2), "late", "r"))
+                        .await
+                        .map(drop),
+                }
+            })
+        };
+        let mut paused = Vec::new();
+        for what in 0..5 {
+            match pause(late(what), polls).await {
+                Ok(done) => done.unwrap(),
+                Err(work) => paused.push(work),
+            }
+        }
+        other.forget(&fresh, &Erase::session(session("gone"))).await.unwrap();
+        let before = all(&other, &fresh).await;
+        for work in paused {
+            match work.await {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Erased, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(all(&other, &fresh).await, before, "{polls}");
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+/// An erasure whose caller pauses at any await, while others finish it and go on, takes nothing of what came after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_that_pauses_takes_nothing_that_came_after_it() {
+    let (memory, other) = (connect(&shared()).await, connect(&shared()).await);
+    for what in [Erase::session(session("s")), Erase::everything()] {
+        for polls in 0..40 {
+            let world = World::new();
+            let (alice, fresh) = (world.user("alice"), world.user_at("alice", 1));
+            let run = new_run();
+            memory.remember(&alice, turn(run, &session("s"), at(1), "old", "r")).await.unwrap();
+            for object in ["old", "older"] {
+                let fact = NewFact::new("me", "said", object, at(1)).with_sources(vec![run.into()]);
+                memory.assert(&alice, fact).await.unwrap();
+            }
+            let (line, before) = match pause(Box::pin(memory.forget(&fresh, &what)), polls).await {
+                Ok(line) => (line, None),
+                Err(paused) => {
+                    // Finishes it, if it was begun; the same run and the same facts again are new ones.
+                    if other.epoch(&fresh).await.unwrap().get() == 0 {
+                        continue;
+                    }
+                    other.remember(&fresh, turn(run, &session("s"), at(2), "new", "r")).await.unwrap();
+                    let fact = NewFact::new("me", "said", "new", at(2)).with_sources(vec![run.into()]);
+                    other.assert(&fresh, fact).await.unwrap();
+                    let before = all(&other, &fresh).await;
+                    assert!(!before.contains("old"), "{before}");
+                    (paused.await, Some(before))
+                }
+            };
+            assert_eq!(line.unwrap().total(), 3, "an episode and two facts, whoever did the work");
+            if let Some(before) = before {
+                assert_eq!(all(&other, &fresh).await, before, "{polls}");
+            }
+        }
     }
 }
