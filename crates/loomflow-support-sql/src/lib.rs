@@ -5,6 +5,8 @@
 
 mod error;
 mod migration;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -1,0 +1,117 @@
+//! A transaction that row-level security binds to one partition.
+
+use std::fmt;
+
+use loomflow_core::{Error, Owner, Result};
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnection;
+
+use super::failed;
+use super::pool::{Lease, Pool};
+
+/// What a transaction does, and what it keeps others from doing to the partition meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "it reads, writes beside others, or writes alone")]
+pub enum Access {
+    /// Reads, all of it from one snapshot.
+    Read,
+    /// Writes what does not depend on other rows: others may do so at once, and nobody erases meanwhile.
+    Write,
+    /// Reads and writes what depends on it: nobody else writes this partition meanwhile, in any process.
+    Exclusive,
+}
+
+impl Access {
+    /// Begins, names the partition and takes the lock, in one round trip.
+    ///
+    /// The lock is an advisory one, taken before the first snapshot that a statement of the caller sees: it touches no
+    /// row, so those who only share it do not write to the same page. Each statement that follows has a snapshot of its
+    /// own, whatever the server's default is.
+    pub(super) fn begin(self, owner: &Owner) -> String {
+        let partition = owner.partition_hex();
+        // Not a parameter: several statements travel at once only as text. It is hex and nothing else.
+        assert!(partition.len() == 64 && partition.bytes().all(|b| b.is_ascii_hexdigit()));
+        let (mode, lock) = match self {
+            Self::Read => ("REPEATABLE READ READ ONLY", None),
+            Self::Write => ("READ COMMITTED READ WRITE", Some("pg_advisory_xact_lock_shared")),
+            Self::Exclusive => ("READ COMMITTED READ WRITE", Some("pg_advisory_xact_lock")),
+        };
+        let lock = lock.map_or_else(String::new, |f| format!("; SELECT {f}({})", lock_key(owner)));
+        format!(
+            "BEGIN ISOLATION LEVEL {mode}; SELECT set_config('loomflow.partition', '{partition}', true){lock}"
+        )
+    }
+}
+
+/// The key of a partition's lock. Two partitions that shared one would wait for each other and do nothing worse.
+fn lock_key(owner: &Owner) -> i64 {
+    let partition = owner.partition();
+    let (first, _) = partition.split_first_chunk::<8>().expect("a partition has 32 bytes");
+    i64::from_be_bytes(*first)
+}
+
+/// A transaction of one partition. Dropped before [`Transaction::commit`], it never happened: its connection is closed,
+/// and the server rolls back.
+pub struct Transaction {
+    pool: Pool,
+    lease: Option<Lease>,
+    operation: &'static str,
+}
+
+impl Transaction {
+    pub(super) fn new(pool: Pool, lease: Lease, operation: &'static str) -> Self {
+        Self { pool, lease: Some(lease), operation }
+    }
+
+    /// The connection, to run statements on.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.lease.as_mut().expect("taken only by what consumes the transaction").pooled.conn
+    }
+
+    /// Makes it happen.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost meanwhile, it is not known whether it happened.
+    pub async fn commit(self) -> Result<()> {
+        self.end("COMMIT").await
+    }
+
+    /// Undoes it for a reason of the caller's, keeps the connection, and hands the reason on.
+    pub async fn refuse(self, why: Error) -> Error {
+        // What was not undone here is undone when the connection closes.
+        drop(self.end("ROLLBACK").await);
+        why
+    }
+
+    async fn end(mut self, statement: &'static str) -> Result<()> {
+        // Held here, so that a future that is dropped takes the connection with it.
+        let mut lease = self.lease.take().expect("taken only by what consumes the transaction");
+        lease.pooled.conn.execute(sqlx::raw_sql(statement)).await.map_err(failed(self.operation))?;
+        self.pool.give_back(lease);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Transaction({})", self.operation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loomflow_core::{Identity, Namespace, UserId};
+
+    use super::*;
+
+    #[test]
+    fn hostile_names_never_reach_the_statement() {
+        let user = UserId::new("'); DROP TABLE x; --").unwrap();
+        let owner = Owner::new(Namespace::new("n").unwrap(), Identity::User(user));
+        for access in [Access::Read, Access::Write, Access::Exclusive] {
+            let sql = access.begin(&owner);
+            assert!(!sql.contains("DROP") && sql.contains(&owner.partition_hex()), "{sql}");
+        }
+    }
+}
