@@ -17,10 +17,19 @@ impl Progress {
     /// A bar over `runs`, on stderr; hidden when `quiet`.
     #[must_use]
     pub fn new(runs: u64, quiet: bool) -> Self {
+        Self::over(runs, "runs", quiet)
+    }
+
+    /// A bar over so many of what is named; 0 where nobody knows how many there will be.
+    #[must_use]
+    pub fn over(total: u64, what: &str, quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(runs), target);
-        let style =
-            ProgressStyle::with_template("{bar:40} {pos}/{len} runs  {per_sec}  {elapsed} ({eta} left)");
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let style = ProgressStyle::with_template(&if total == 0 {
+            format!("{{pos}} {what}  {{per_sec}}  {{elapsed}}")
+        } else {
+            format!("{{bar:40}} {{pos}}/{{len}} {what}  {{per_sec}}  {{elapsed}} ({{eta}} left)")
+        });
         if let Ok(style) = style {
             bar.set_style(style);
         }

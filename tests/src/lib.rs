@@ -3,9 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod differential;
 mod docs;
 pub mod double;
 pub mod fixture;
 pub mod own;
 pub mod provider;
 pub mod services;
+pub mod worker;

@@ -48,7 +48,8 @@ async fn is_a_memory(url: &str, name: &str) {
     let memory = resolve::memory(url).await.unwrap();
     assert_eq!(memory.store_name(), name);
     let namespace = Namespace::new(format!("url-{:x}", rand::random::<u64>())).unwrap();
-    let agent = Agent::builder("").model(EchoModel::new()).memory(memory).namespace(namespace).build().unwrap();
+    let agent =
+        Agent::builder("").model(EchoModel::new()).memory(memory).namespace(namespace).build().unwrap();
     let (alice, bob) =
         (agent.for_user(UserId::new("alice").unwrap()), agent.for_user(UserId::new("Alice").unwrap()));
     alice.run("My tea is green").session("s").await.unwrap();

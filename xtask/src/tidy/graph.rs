@@ -11,6 +11,8 @@ const RULE: &str = "dependency";
 pub(super) const CORE: &str = "loomflow-core";
 const FACADE: &str = "loomflow";
 const SUPPORT: &str = "loomflow-support-";
+/// Never published: what tests of several crates share.
+const TESTS: &str = "loomflow-tests";
 
 /// Families of crates that implement one of core's traits for one driver.
 const BACKENDS: [&str; 6] = [
@@ -133,6 +135,7 @@ fn refusal(from: &str, to: &Dependency) -> Option<&'static str> {
         _ if to.name == FACADE => Some("nothing below the facade depends on it"),
         _ if to.name == CORE || to.name == "loomflow-macros" => None,
         _ if conformance && to.is_dev => None,
+        _ if to.name == TESTS && to.is_dev => None,
         _ if conformance => Some("the suites are for tests"),
         _ if from.starts_with(SUPPORT) => Some("a support crate stands on core alone"),
         _ if to.name.starts_with(SUPPORT) => None,
@@ -167,7 +170,8 @@ mod tests {
     fn the_house_as_it_is_meant_is_silent() {
         let driver = ["loomflow-core", "loomflow-support-sql", "sqlx"];
         assert_eq!(broken("loomflow-memory-postgres", &driver, &["loomflow-conformance"]), 0);
-        assert_eq!(broken("loomflow-local", &["loomflow-core", "moka"], &["loomflow-conformance"]), 0);
+        let tests = ["loomflow-conformance", "loomflow-tests"];
+        assert_eq!(broken("loomflow-local", &["loomflow-core", "moka"], &tests), 0);
         assert_eq!(broken("loomflow", &["loomflow-core", "loomflow-local", "loomflow-memory-redis"], &[]), 0);
         assert_eq!(broken("loomflow-serve", &["loomflow", "hyper"], &[]), 0);
         assert_eq!(broken("loomflow-core", &["tokio", "serde"], &["proptest"]), 0);
@@ -180,6 +184,7 @@ mod tests {
         {
             assert_eq!(broken("loomflow-memory-redis", &["loomflow-core", wrong], &[]), 1, "{wrong}");
         }
+        assert_eq!(broken("loomflow-memory-redis", &["loomflow-tests"], &[]), 1);
         assert_eq!(broken("loomflow-memory-redis", &[], &["loomflow-ledger-redis"]), 1);
         assert_eq!(broken("loomflow-memory-x", &["loomflow-support-sql", "loomflow-support-redis"], &[]), 1);
         assert_eq!(broken("loomflow-support-sql", &["loomflow-memory-postgres"], &[]), 1);

@@ -55,7 +55,7 @@ pub(super) async fn migrate(file: &SqliteFile, schema: &Schema) -> Result<()> {
 /// Fails unless the part is there and up to date. Changes nothing.
 pub(super) async fn check(file: &SqliteFile, schema: &Schema) -> Result<()> {
     let mut conn = connect(file, false).await?;
-    let outcome = version(&mut conn, schema).await;
+    let outcome = version_now(&mut conn, schema).await;
     conn.close().await.ok();
     let stored = outcome.map_err(|e| e.with_context("file", file.path.display()))?;
     if pending(schema.migrations, stored, schema.store)?.is_empty() {
@@ -78,7 +78,7 @@ async fn connect(file: &SqliteFile, create: bool) -> Result<SqliteConnection> {
 
 async fn migrate_on(conn: &mut SqliteConnection, file: &SqliteFile, schema: &Schema) -> Result<()> {
     // Looked at before anything is touched: neither a foreign file nor a newer one is changed by as much as its mode.
-    if pending(schema.migrations, version(conn, schema).await?, schema.store)?.is_empty() {
+    if pending(schema.migrations, version_now(conn, schema).await?, schema.store)?.is_empty() {
         return Ok(());
     }
     write_ahead(conn, file.connect_timeout).await?;
@@ -120,7 +120,15 @@ async fn one_step(conn: &mut SqliteConnection, schema: &Schema) -> Result<bool> 
     Ok(true)
 }
 
-/// The version of the part; 0 where it is not there.
+/// The version of the part at one moment: between two looks, another process may make the file ours.
+async fn version_now(conn: &mut SqliteConnection, schema: &Schema) -> Result<u32> {
+    let mut look = conn.begin().await.map_err(failed(OPERATION))?;
+    let version = version(&mut look, schema).await;
+    look.rollback().await.map_err(failed(OPERATION))?;
+    version
+}
+
+/// The version of the part, within a transaction; 0 where it is not there.
 async fn version(conn: &mut SqliteConnection, schema: &Schema) -> Result<u32> {
     let fail = failed(OPERATION);
     let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await.map_err(fail)?;

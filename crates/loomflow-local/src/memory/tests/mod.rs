@@ -2,7 +2,6 @@
 
 mod differential;
 mod laws;
-mod oracle;
 
 use loomflow_core::danger::assume_scope;
 use loomflow_core::{

@@ -1,0 +1,59 @@
+//! Several processes on one store: what one writes the others see, what was acknowledged survives SIGKILL of any of them,
+//! and of the server, and nothing is ever half there.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "what waits here is a test with threads of its own")]
+
+#[path = "memory_processes/erasure.rs"]
+mod erasure;
+#[path = "memory_processes/kill.rs"]
+mod kill;
+#[path = "memory_processes/place.rs"]
+mod place;
+#[path = "memory_processes/sharing.rs"]
+mod sharing;
+
+/// The same tests on each store: `shared` is where others are, too.
+macro_rules! stores {
+    ($($name:ident: $shared:expr;)*) => {
+        $(
+            mod $name {
+                use crate::{erasure, kill, place, sharing};
+
+                #[test]
+                fn what_one_process_writes_the_other_sees_at_once() {
+                    sharing::sees_at_once(&$shared);
+                }
+
+                #[test]
+                fn many_processes_open_it_at_once() {
+                    sharing::opens_for_many_at_once(|| $shared);
+                }
+
+                #[test]
+                fn everything_survives_the_process_that_wrote_it() {
+                    sharing::survives_a_restart(&$shared);
+                }
+
+                #[test]
+                fn of_a_value_that_two_processes_supersede_one_is_current() {
+                    sharing::one_value_is_current(&$shared);
+                }
+
+                #[test]
+                fn a_client_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
+                    kill::the_client(&$shared);
+                }
+
+                #[test]
+                fn a_stale_write_of_another_process_brings_nothing_back() {
+                    erasure::stale_writes_race(&$shared);
+                }
+            }
+        )*
+    };
+}
+
+stores! {
+    sqlite: place::Place::sqlite();
+}

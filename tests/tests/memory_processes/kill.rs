@@ -1,0 +1,210 @@
+//! SIGKILL at random moments: of the process that writes, and of the server that it writes to.
+
+use std::time::Duration;
+
+use loomflow_core::{Episode, Fact, MemoryBlock};
+use loomflow_tests::worker::{Act, Answer, COMMON, Order, Worker, reply, run, said, vector};
+use serde_json::{Value, json};
+
+use crate::place::{OwnPlace, Place, namespace};
+
+const CLIENT_ROUNDS: u64 = 25;
+const SERVER_ROUNDS: u64 = 6;
+/// More than is written before the kill.
+const ORDERS: u64 = 20_000;
+const SUBJECTS: u64 = 3;
+
+/// Write `n`: turns, values that supersede one another, and a block, in turn.
+fn write(n: u64) -> Act {
+    match n % 4 {
+        0 | 1 => Act::Remember { n },
+        2 => {
+            let subject = format!("s{}", (n / 4) % SUBJECTS);
+            Act::Supersede { subject, object: format!("v{n}"), at: n as i64 }
+        }
+        _ => Act::Block { name: "b".into(), content: format!("{n} {}", reply(n)) },
+    }
+}
+
+/// A pause that now and then is long enough for many writes.
+fn random_pause() {
+    std::thread::sleep(Duration::from_micros(rand::random_range(0..40_000)));
+}
+
+fn begin(mut worker: Worker, namespace: &str, user: &str) -> Worker {
+    worker.must(&Order::new(namespace, user, write(0)));
+    worker.order_all((1..ORDERS).map(|n| Order::new(namespace, user, write(n))).collect());
+    worker
+}
+
+/// How many writes were acknowledged, of those in the order they were given.
+fn acknowledged(worker: &mut Worker, may_fail: bool) -> u64 {
+    let mut done = 1;
+    while let Some(answer) = worker.answer() {
+        match answer {
+            Ok(_) => done += 1,
+            Err(why) if !may_fail => panic!("write {done} failed: {why:?}"),
+            Err(_) => break,
+        }
+    }
+    assert!(done < ORDERS, "the worker had nothing left to be killed in");
+    done
+}
+
+pub(crate) fn the_client(place: &Place) {
+    let namespace = namespace();
+    let mut witness = place.worker();
+    let mut writes = Vec::new();
+    for round in 0..CLIENT_ROUNDS {
+        let user = format!("u{round}");
+        let mut worker = begin(place.worker(), &namespace, &user);
+        random_pause();
+        worker.kill9();
+        let done = acknowledged(&mut worker, false);
+        // A server may still be about to do what it was told before the client went.
+        std::thread::sleep(Duration::from_millis(60));
+        writes.push(done);
+        check(&mut witness, &namespace, &user, done);
+        // Whoever comes next can go on, in the middle of what the killed one did.
+        witness.must(&Order::new(&namespace, &user, write(done)));
+        witness.must(&Order::new(&namespace, &user, write(done + 1)));
+        check(&mut witness, &namespace, &user, done + 2);
+        witness.must(&Order::new(&namespace, &user, Act::Forget).at_epoch(1));
+    }
+    assert!(writes.iter().any(|n| *n > 4), "hardly anything was written before a kill: {writes:?}");
+}
+
+pub(crate) fn the_server(mut place: OwnPlace) {
+    let namespace = namespace();
+    let mut kept: Vec<(String, u64)> = Vec::new();
+    for round in 0..SERVER_ROUNDS {
+        let user = format!("u{round}");
+        let mut worker = begin(place.worker(), &namespace, &user);
+        random_pause();
+        random_pause();
+        place.kill9();
+        let done = acknowledged(&mut worker, true);
+        worker.kill9();
+        place.restart();
+        let mut witness = place.worker();
+        check(&mut witness, &namespace, &user, done);
+        witness.must(&Order::new(&namespace, &user, write(done)));
+        check(&mut witness, &namespace, &user, done + 1);
+        kept.push((user, done + 1));
+    }
+    let mut witness = place.worker();
+    for (user, done) in &kept {
+        check(&mut witness, &namespace, user, *done);
+    }
+    assert!(kept.iter().any(|(_, n)| *n > 4), "hardly anything was written before a kill: {kept:?}");
+}
+
+/// Everything that was acknowledged is there, whole; of what was on its way, all or nothing; and no more than that.
+fn check(witness: &mut Worker, namespace: &str, user: &str, done: u64) {
+    let export = witness.must(&Order::new(namespace, user, Act::Export));
+    let held = Held::read(&export);
+    let expected = |writes: u64| Held::after(writes);
+    // The write after the last acknowledged one was on its way.
+    let (least, most) = (expected(done), expected(done + 1));
+    let whole = held == least || held == most;
+    assert!(whole, "after {done} writes of {user} there is\n{held:?}\nand neither\n{least:?}\nnor\n{most:?}");
+    let mut ask = |act| -> Answer { witness.ask(&Order::new(namespace, user, act)) };
+    // What finds them knows of the same ones.
+    let mut turns = held.turns.clone();
+    turns.sort_unstable();
+    let blocks = u64::from(held.block.is_some());
+    assert_eq!(ask(Act::Counts), Ok(json!([turns.len(), blocks])));
+    for act in [Act::Words { text: COMMON.into() }, Act::Vectors] {
+        let mut found: Vec<u64> = serde_json::from_value(ask(act).unwrap()).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, turns, "all turns are found");
+    }
+    let history: Vec<String> = serde_json::from_value(ask(Act::History).unwrap()).unwrap();
+    assert_eq!(history, turns.iter().flat_map(|n| [said(*n), reply(*n)]).collect::<Vec<_>>());
+    for (subject, values) in (0..).zip(&held.values) {
+        let act = Act::Current { subject: format!("s{subject}"), at: 10_000_000 };
+        let current: Vec<String> = serde_json::from_value(ask(act).unwrap()).unwrap();
+        let last: Vec<String> = values.last().map(|n| format!("v{n}")).into_iter().collect();
+        assert_eq!(current, last, "exactly one value is current");
+    }
+}
+
+/// What a user has, as numbers of writes.
+#[derive(Debug, PartialEq)]
+struct Held {
+    turns: Vec<u64>,
+    /// By subject, in the order of their time.
+    values: Vec<Vec<u64>>,
+    block: Option<u64>,
+}
+
+impl Held {
+    fn empty() -> Self {
+        Self { turns: Vec::new(), values: vec![Vec::new(); SUBJECTS as usize], block: None }
+    }
+
+    /// After so many writes.
+    fn after(writes: u64) -> Self {
+        let mut held = Self::empty();
+        for n in 0..writes {
+            match write(n) {
+                Act::Remember { n } => held.turns.push(n),
+                Act::Supersede { .. } => held.values[((n / 4) % SUBJECTS) as usize].push(n),
+                _ => held.block = Some(n),
+            }
+        }
+        held
+    }
+
+    /// From an export, every record of which has to be whole.
+    fn read(export: &Value) -> Self {
+        let mut held = Self::empty();
+        let mut facts: Vec<Fact> = Vec::new();
+        for item in export.as_array().expect("an export is a list") {
+            let data = item["data"].clone();
+            match item["kind"].as_str() {
+                Some("episode") => held.turns.push(turn(data)),
+                Some("fact") => facts.push(serde_json::from_value(data).expect("a fact is whole")),
+                Some("block") => {
+                    let block: MemoryBlock = serde_json::from_value(data).expect("a block is whole");
+                    let n =
+                        block.content.split(' ').next().unwrap().parse().expect("it begins with its number");
+                    assert_eq!(*block.content, format!("{n} {}", reply(n)));
+                    held.block = Some(n);
+                }
+                other => panic!("an export has no {other:?}"),
+            }
+        }
+        held.turns.sort_unstable();
+        for subject in 0..SUBJECTS {
+            let rows: Vec<&Fact> = facts.iter().filter(|f| *f.subject == *format!("s{subject}")).collect();
+            held.values[subject as usize] = values(&rows);
+        }
+        held
+    }
+}
+
+fn turn(data: Value) -> u64 {
+    let episode: Episode = serde_json::from_value(data).expect("an episode is whole");
+    let n = u64::try_from(episode.id.as_u128() - 1).unwrap();
+    let texts: Vec<&str> = episode.messages.iter().map(|m| &*m.text).collect();
+    assert_eq!(texts, [said(n), reply(n)]);
+    assert_eq!((episode.embedding, episode.id), (Some(vector(n)), run(n).into()));
+    n
+}
+
+/// The values of a subject: what is believed of them covers the time from the first on without a gap, and what is no
+/// longer believed is one row for each that was superseded.
+fn values(rows: &[&Fact]) -> Vec<u64> {
+    let mut believed: Vec<&&Fact> = rows.iter().filter(|f| f.known_until.is_none()).collect();
+    believed.sort_by_key(|f| f.valid_from);
+    for pair in believed.windows(2) {
+        assert_eq!(pair[0].valid_until, Some(pair[1].valid_from), "no gap and no overlap: {believed:?}");
+    }
+    if let Some(last) = believed.last() {
+        assert_eq!(last.valid_until, None, "the last value holds: {believed:?}");
+        assert_eq!(rows.len(), 2 * believed.len() - 1, "each but the last was ended once: {rows:?}");
+    }
+    let number = |f: &&&Fact| f.object.trim_start_matches('v').parse().expect("a value is a number");
+    believed.iter().map(number).collect()
+}
