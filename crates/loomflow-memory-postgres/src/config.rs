@@ -196,7 +196,10 @@ mod tests {
     fn a_config_is_read_with_defaults_and_without_unknown_names() {
         let read = |json: &str| serde_json::from_str::<PostgresMemoryConfig>(json);
         let config = read(r#"{"url": "postgres://u:hunter2@h/d", "schema": "s"}"#).unwrap();
-        assert_eq!((config.schema.as_str(), config.app_role.as_str(), config.migrate), ("s", "loomflow_app", true));
+        assert_eq!(
+            (config.schema.as_str(), config.app_role.as_str(), config.migrate),
+            ("s", "loomflow_app", true)
+        );
         assert!(!format!("{config:?}").contains("hunter2"));
         assert!(read(r#"{"url": "postgres://h/d", "shema": "s"}"#).is_err());
         assert!(read("{}").is_err());

@@ -2,9 +2,7 @@
 
 use loomflow_core::rules::erases_unsourced_before;
 use loomflow_core::rules::facts::{Fate, fate};
-use loomflow_core::{
-    EpisodeId, Epoch, Erase, Erased, Error, ErrorKind, Result, Scope, SessionId, Timestamp,
-};
+use loomflow_core::{EpisodeId, Epoch, Erase, Erased, Error, ErrorKind, Result, Scope, SessionId, Timestamp};
 use loomflow_support_sql::postgres::{Access, Transaction, failed};
 
 use crate::PostgresMemory;
@@ -103,13 +101,9 @@ async fn erase_alone(tx: &mut Transaction, scope: &Scope, what: &Erase) -> Resul
 }
 
 async fn everything(tx: &mut Transaction, key: &Key<'_>) -> Result<Gone> {
-    let row = sqlx::query(EVERYTHING)
-        .bind(key.partition)
-        .fetch_one(tx.conn())
-        .await
-        .map_err(failed("forget"))?;
-    let number =
-        |column| Read { row: &row, operation: "forget" }.get::<i64>(column).map(i64::unsigned_abs);
+    let row =
+        sqlx::query(EVERYTHING).bind(key.partition).fetch_one(tx.conn()).await.map_err(failed("forget"))?;
+    let number = |column| Read { row: &row, operation: "forget" }.get::<i64>(column).map(i64::unsigned_abs);
     Ok(Gone { episodes: number("episodes")?, facts: number("facts")?, blocks: number("blocks")? })
 }
 

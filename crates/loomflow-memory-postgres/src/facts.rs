@@ -41,8 +41,7 @@ const REINFORCE: &str = "
 UPDATE memory_facts SET confidence = $3, sources = $4, embedding = coalesce(embedding, $5::real[]::vector)
 WHERE partition = $1 AND id = $2";
 
-const END: &str =
-    "UPDATE memory_facts SET known_until = $2 WHERE partition = $1 AND id = ANY($3::bytea[])";
+const END: &str = "UPDATE memory_facts SET known_until = $2 WHERE partition = $1 AND id = ANY($3::bytea[])";
 
 /// What is left of ended rows: copies with another id and another validity.
 const REST: &str = "
@@ -203,7 +202,13 @@ impl PostgresMemory {
         }
         let views: Vec<Candidate<'_>> = candidates
             .iter()
-            .map(|(at, id, terms, cosine)| Candidate { at: *at, id: *id, terms, cosine: *cosine, hidden: false })
+            .map(|(at, id, terms, cosine)| Candidate {
+                at: *at,
+                id: *id,
+                terms,
+                cosine: *cosine,
+                hidden: false,
+            })
             .collect();
         let best: Vec<u128> =
             rank::rank(&terms, corpus, &views, query.limit).iter().map(|found| found.id).collect();
@@ -263,7 +268,12 @@ impl PostgresMemory {
             .map_err(failed("query"))
     }
 
-    async fn facts_by_id(&self, tx: &mut Transaction, scope: &Scope, ids: &[u128]) -> Result<Vec<Owned<Fact>>> {
+    async fn facts_by_id(
+        &self,
+        tx: &mut Transaction,
+        scope: &Scope,
+        ids: &[u128],
+    ) -> Result<Vec<Owned<Fact>>> {
         let rows = sqlx::query(self.reads().sql(BY_ID))
             .bind(Key::of(scope).partition)
             .bind(ids.iter().map(|id| id_column(*id)).collect::<Vec<_>>())
@@ -304,7 +314,9 @@ async fn supersede(
             .bind(rests.iter().map(|(_, rest)| id_column(rest.id.as_u128())).collect::<Vec<_>>())
             .bind(rests.iter().map(|(old, _)| id_column(old.id.as_u128())).collect::<Vec<_>>())
             .bind(rests.iter().map(|(_, rest)| rest.valid_from.as_micros()).collect::<Vec<_>>())
-            .bind(rests.iter().map(|(_, rest)| rest.valid_until.map(Timestamp::as_micros)).collect::<Vec<_>>())
+            .bind(
+                rests.iter().map(|(_, rest)| rest.valid_until.map(Timestamp::as_micros)).collect::<Vec<_>>(),
+            )
             .execute(tx.conn())
             .await
             .map_err(failed("assert"))?;

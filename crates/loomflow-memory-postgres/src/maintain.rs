@@ -151,11 +151,8 @@ async fn work(conn: &mut PgConnection, threshold: i64) -> Result<()> {
 
 /// The partitions that want an index: those above the threshold, and those that have one and are above half of it.
 async fn large(conn: &mut PgConnection, threshold: i64) -> Result<Vec<Large>> {
-    let rows: Vec<(String, i32, i64, bool)> = sqlx::query_as(LARGE)
-        .bind(threshold / 2)
-        .fetch_all(conn)
-        .await
-        .map_err(failed("maintain"))?;
+    let rows: Vec<(String, i32, i64, bool)> =
+        sqlx::query_as(LARGE).bind(threshold / 2).fetch_all(conn).await.map_err(failed("maintain"))?;
     let wanted = rows.into_iter().filter(|(_, _, vectors, is_marked)| *vectors > threshold || *is_marked);
     let large = wanted.map(|(hex, dimensions, _, is_marked)| Large {
         hex,

@@ -223,7 +223,8 @@ impl PostgresMemory {
         let Some(embedding) = &query.embedding else { return Ok(()) };
         let wanted = query.limit.saturating_mul(4).saturating_add(hidden).clamp(100, 1_000);
         let column = indexed_column(embedding.vector.len());
-        let set = format!("SET LOCAL hnsw.iterative_scan TO strict_order; SET LOCAL hnsw.ef_search TO {wanted}");
+        let set =
+            format!("SET LOCAL hnsw.iterative_scan TO strict_order; SET LOCAL hnsw.ef_search TO {wanted}");
         tx.conn().execute(sqlx::raw_sql(AssertSqlSafe(set))).await.map_err(failed("recall"))?;
         let sql = format!(
             "SELECT id, said_at, NULL::bigint[] AS terms, (1 - ({column} <=> $1::real[]::{kind}))::real AS cosine \
@@ -263,7 +264,8 @@ impl PostgresMemory {
             .fetch_all(tx.conn())
             .await
             .map_err(failed("recall"))?;
-        let places: HashMap<u128, usize> = best.iter().enumerate().map(|(at, found)| (found.id, at)).collect();
+        let places: HashMap<u128, usize> =
+            best.iter().enumerate().map(|(at, found)| (found.id, at)).collect();
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let row = Read { row, operation: "recall" };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use loomflow_core::{
-    Embedding, Episode, EpisodeId, Error, ErrorKind, Fact, FactId, MemoryBlock, Message, Owned, Owner, Result,
-    SessionId, Timestamp,
+    Embedding, Episode, EpisodeId, Error, ErrorKind, Fact, FactId, MemoryBlock, Message, Owned, Owner,
+    Result, SessionId, Timestamp,
 };
 use loomflow_support_sql::postgres::failed;
 use sqlx::postgres::PgRow;
@@ -86,9 +86,14 @@ impl<'r> Read<'r> {
 
     pub(crate) fn fact(self) -> Result<Fact> {
         // A row as its assertion would be, and then what happened to it.
-        let new = loomflow_core::NewFact::new(self.text("subject")?, "", self.text("object")?, self.at("known_from")?)
-            .with_validity(self.at("valid_from")?, self.maybe_at("valid_until")?)
-            .with_sources(self.sources()?);
+        let new = loomflow_core::NewFact::new(
+            self.text("subject")?,
+            "",
+            self.text("object")?,
+            self.at("known_from")?,
+        )
+        .with_validity(self.at("valid_from")?, self.maybe_at("valid_until")?)
+        .with_sources(self.sources()?);
         let mut fact = Fact::from_new(FactId::from_u128(self.id("id")?), &new);
         fact.predicate = self.text("predicate")?;
         fact.confidence = u8::try_from(self.get::<i16>("confidence")?)

@@ -6,10 +6,14 @@ use loomflow_support_sql::Migration;
 use loomflow_support_sql::postgres::{Component, Table};
 
 /// The memory's part of the schema.
-pub(crate) const MEMORY: Component = Component::new("memory", &MIGRATIONS, &TABLES).with_extensions(&["vector"]);
+pub(crate) const MEMORY: Component =
+    Component::new("memory", &MIGRATIONS, &TABLES).with_extensions(&["vector"]);
 
-const MIGRATIONS: [Migration; 1] =
-    [Migration::new(1, "partitions, episodes, blocks and facts", include_str!("../migrations/0001_memory.sql"))];
+const MIGRATIONS: [Migration; 1] = [Migration::new(
+    1,
+    "partitions, episodes, blocks and facts",
+    include_str!("../migrations/0001_memory.sql"),
+)];
 
 const TABLES: [Table; 4] = [
     Table::new("memory_partitions", "SELECT, INSERT, UPDATE"),
@@ -83,4 +87,3 @@ pub(crate) fn unsigned(terms: &[i64]) -> Vec<u64> {
 pub(crate) fn id_column(id: u128) -> Vec<u8> {
     id.to_be_bytes().to_vec()
 }
-

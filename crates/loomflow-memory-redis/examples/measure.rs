@@ -98,7 +98,8 @@ async fn main() {
     writers("remember, 16 writers, 1,000 users", 2_000, move |n| {
         let store = writing.clone();
         async move {
-            let new = turn(n, &format!("Please remember that my flight {n} leaves on Tuesday from gate four."));
+            let new =
+                turn(n, &format!("Please remember that my flight {n} leaves on Tuesday from gate four."));
             store.remember(&user(1_000_000 + n % 1_000), new).await.unwrap();
         }
     })
@@ -130,7 +131,12 @@ async fn main() {
         async move {
             let scope = user(n);
             for f in 0..100 {
-                let fact = NewFact::new("me", "likes", format!("thing {f} of colour {}", f % 7), Timestamp::from_micros(f));
+                let fact = NewFact::new(
+                    "me",
+                    "likes",
+                    format!("thing {f} of colour {}", f % 7),
+                    Timestamp::from_micros(f),
+                );
                 store.facts().unwrap().assert(&scope, fact).await.unwrap();
             }
             store.remember(&scope, turn(1, "I like the falcon over the harbour")).await.unwrap();

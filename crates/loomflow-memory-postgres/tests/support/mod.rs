@@ -6,8 +6,8 @@ use loomflow_conformance::memory::{Harness, Planted};
 use loomflow_core::danger::assume_scope;
 use loomflow_core::rules::words;
 use loomflow_core::{
-    Embedding, Epoch, Error, ErrorKind, Identity, Message, Namespace, NewEpisode, Owner, Result, RunId, Scope,
-    SessionId, Timestamp, UserId,
+    Embedding, Epoch, Error, ErrorKind, Identity, Message, Namespace, NewEpisode, Owner, Result, RunId,
+    Scope, SessionId, Timestamp, UserId,
 };
 use loomflow_memory_postgres::{PostgresMemory, PostgresMemoryConfig};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
@@ -176,23 +176,21 @@ pub async fn plant(url: &str, filed_under: &Owner, owner: &Owner, record: Plante
             .execute(&mut conn)
             .await
         }
-        Planted::Fact(fact) => {
-            sqlx::query(
-                "INSERT INTO memory_facts (partition, namespace, user_id, id, subject, predicate, object, key,
+        Planted::Fact(fact) => sqlx::query(
+            "INSERT INTO memory_facts (partition, namespace, user_id, id, subject, predicate, object, key,
                    confidence, valid_from, known_from, sources, term_count, terms)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 100, $8, $8, '{}', 0, '{}')",
-            )
-            .bind(partition)
-            .bind(namespace)
-            .bind(user)
-            .bind(rand::random::<u128>().to_be_bytes().to_vec())
-            .bind(fact.subject.as_bytes())
-            .bind(fact.predicate.as_bytes())
-            .bind(fact.object.as_bytes())
-            .bind(fact.recorded_at.as_micros())
-            .execute(&mut conn)
-            .await
-        }
+        )
+        .bind(partition)
+        .bind(namespace)
+        .bind(user)
+        .bind(rand::random::<u128>().to_be_bytes().to_vec())
+        .bind(fact.subject.as_bytes())
+        .bind(fact.predicate.as_bytes())
+        .bind(fact.object.as_bytes())
+        .bind(fact.recorded_at.as_micros())
+        .execute(&mut conn)
+        .await,
         other => return Err(Error::new(ErrorKind::Unsupported, format!("the hook cannot plant {other:?}"))),
     };
     done.map(drop).map_err(|e| Error::new(ErrorKind::Transport, "planting failed").with_source(e))

@@ -19,11 +19,7 @@ pub struct Component {
 impl Component {
     /// A component without extensions.
     #[must_use]
-    pub const fn new(
-        name: &'static str,
-        migrations: &'static [Migration],
-        tables: &'static [Table],
-    ) -> Self {
+    pub const fn new(name: &'static str, migrations: &'static [Migration], tables: &'static [Table]) -> Self {
         Self { name, migrations, tables, extensions: &[] }
     }
 

@@ -88,12 +88,7 @@ impl Pool {
     /// # Errors
     ///
     /// [`ErrorKind::Overloaded`] when no connection becomes free in time; whatever connecting fails with.
-    pub async fn begin(
-        &self,
-        owner: &Owner,
-        access: Access,
-        operation: &'static str,
-    ) -> Result<Transaction> {
+    pub async fn begin(&self, owner: &Owner, access: Access, operation: &'static str) -> Result<Transaction> {
         let begin = access.begin(owner);
         let lease = self.first_statement(&begin, operation).await?;
         Ok(Transaction::new(self.clone(), lease, operation))
@@ -205,7 +200,8 @@ pub(super) async fn connect(options: &PgConnectOptions, limit: Duration) -> Resu
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(limit, work).await.unwrap_or_else(|_| {
-        let message = format!("{SERVER} took no connection within {limit:?}; is it up, and are host and port right?");
+        let message =
+            format!("{SERVER} took no connection within {limit:?}; is it up, and are host and port right?");
         Err(Error::new(ErrorKind::Unreachable, message).with_operation("connect"))
     })
 }
