@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use loomflow::resolve;
 use loomflow_tests::differential::{Options, check};
+use loomflow_tests::services;
 
 /// How long each store is asked.
 const TIME: Duration = Duration::from_secs(15);
@@ -19,6 +20,34 @@ fn compare(url: &str) {
     let report = check(&runtime, &store, &Options::for_time(rand::random(), TIME), |_| {});
     let report = report.unwrap_or_else(|failure| panic!("{}: {failure:?}", store.store_name()));
     assert!(report.operations >= AT_LEAST, "{report:?}");
+}
+
+#[test]
+fn postgres_answers_as_the_oracle() {
+    compare(&services::url("postgres"));
+}
+
+#[test]
+fn qdrant_answers_as_the_oracle() {
+    compare(&format!("qdrant:{}", services::url("qdrant")));
+}
+
+#[test]
+fn redis_answers_as_the_oracle() {
+    compare(&services::url("redis"));
+}
+
+#[test]
+fn redis_without_search_answers_as_the_oracle() {
+    compare(&services::url("redis-plain"));
+}
+
+#[test]
+fn sqlite_answers_as_the_oracle() {
+    let dir = std::env::temp_dir().join(format!("loomflow-differential-{:016x}", rand::random::<u64>()));
+    std::fs::create_dir_all(&dir).unwrap();
+    compare(&format!("sqlite:{}", dir.join("memory.db").display()));
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

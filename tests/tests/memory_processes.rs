@@ -13,6 +13,8 @@ mod place;
 #[path = "memory_processes/sharing.rs"]
 mod sharing;
 
+use loomflow_tests::own::{OwnPostgres, OwnRedis};
+
 /// The same tests on each store: `shared` is where others are, too.
 macro_rules! stores {
     ($($name:ident: $shared:expr;)*) => {
@@ -55,5 +57,24 @@ macro_rules! stores {
 }
 
 stores! {
+    postgres: place::Place::service("postgres", "");
+    qdrant: place::Place::service("qdrant", "qdrant:");
+    redis: place::Place::service("redis", "");
+    redis_plain: place::Place::service("redis-plain", "");
     sqlite: place::Place::sqlite();
+}
+
+#[test]
+fn a_postgres_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
+    kill::the_server(place::OwnPlace::start(OwnPostgres::start()));
+}
+
+#[test]
+fn a_redis_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
+    kill::the_server(place::OwnPlace::start(OwnRedis::start(true)));
+}
+
+#[test]
+fn a_redis_without_search_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
+    kill::the_server(place::OwnPlace::start(OwnRedis::start(false)));
 }

@@ -88,7 +88,7 @@ pub async fn measure(args: &Args) -> Result<Report> {
         report.remembers = Some(world.remember(Duration::from_secs(args.seconds)).await?);
     }
     if wanted(Part::Floor) {
-        report.floor = floor::measure(args, &world).await?;
+        report.floor = floor::measure(args).await?;
     }
     if wanted(Part::Facts) {
         report.facts = Some(world.facts().await?);
