@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use loomflow_local::InMemoryAuditLog;
 use loomflow_core::{
-    Action, Agent, Clock as _, Embedding, ErrorKind, FactQuery, HistoryLimit, MemoryStore, Message, Namespace,
-    NewEpisode, NewFact, PutBlock, RecallQuery, Result, RunId, SessionId, SystemClock, UserAgent,
+    Action, Agent, Clock as _, Embedding, ErrorKind, FactQuery, HistoryLimit, MemoryStore, Message,
+    Namespace, NewEpisode, NewFact, PutBlock, RecallQuery, Result, RunId, SessionId, SystemClock, UserAgent,
 };
+use loomflow_local::InMemoryAuditLog;
 use loomflow_memory_postgres as postgres;
 use loomflow_memory_qdrant as qdrant;
 use loomflow_memory_redis as redis;

@@ -220,7 +220,8 @@ impl World {
         all("other", self.foreign.load(Ordering::Relaxed).div_ceil(EPISODES_PER_FOREIGNER));
         let inner = self.inner.clone();
         let total = tenants.len() as u64;
-        let load = Load::of(FILLERS, total).run(&self.progress(total, "tenants erased"), move |n| {
+        let progress = self.progress(total, "tenants erased");
+        let load = Load::of(FILLERS, total).run(&progress, move |n| {
             let inner = inner.clone();
             let (kind, tenant) = tenants[n as usize];
             async move {

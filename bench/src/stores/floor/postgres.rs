@@ -37,7 +37,8 @@ async fn on(args: &Args, dir: PathBuf) -> Result<Floor> {
         let mut pgbench = Command::new(&args.pgbench);
         connection(&mut pgbench, &args.memory)?;
         pgbench.args(["-n", "-f"]).arg(&file).args(flags).stdin(Stdio::null());
-        let output = pgbench.output().await.map_err(|e| failed(format!("{}: {e}", args.pgbench.display())))?;
+        let output =
+            pgbench.output().await.map_err(|e| failed(format!("{}: {e}", args.pgbench.display())))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }

@@ -14,7 +14,8 @@ use crate::stores::{Args, Floor};
 const SCHEMA: &str = "SELECT sql FROM store.sqlite_schema WHERE name LIKE 'memory_episode%' AND sql IS NOT NULL ORDER BY rowid";
 const TEXT: &str = "INSERT INTO memory_episode_texts (partition, namespace, user_id, session, terms, messages, vector) SELECT \
                     partition, namespace, user_id, session, terms, messages, vector FROM sample";
-const EPISODE: &str = "INSERT INTO memory_episodes SELECT partition, ?1, randomblob(16), last_insert_rowid(), 1, 2 FROM sample";
+const EPISODE: &str =
+    "INSERT INTO memory_episodes SELECT partition, ?1, randomblob(16), last_insert_rowid(), 1, 2 FROM sample";
 
 pub(super) async fn measure(args: &Args) -> Result<Floor> {
     let store = PathBuf::from(args.memory.trim_start_matches("sqlite:"));
