@@ -68,7 +68,7 @@ fn vector() -> Embedding {
 async fn fill(tenant: &UserAgent, canary: &str) {
     let (memory, now) = (tenant.memory().await.unwrap(), SystemClock.now());
     let messages = vec![Message::user(format!("falcon {canary}")), Message::assistant("ok")];
-    let turn = NewEpisode::new(RunId::fresh(), SessionId::new("s").unwrap(), now, messages);
+    let turn = NewEpisode::new(RunId::from_u128(1), SessionId::new("s").unwrap(), now, messages);
     memory.remember(turn.with_embedding(vector())).await.unwrap();
     memory.put_block(PutBlock::new("note", canary, now)).await.unwrap();
     memory.assert_fact(NewFact::new("me", "likes", format!("falcon {canary}"), now)).await.unwrap();

@@ -1,5 +1,7 @@
 //! The memory suite, on Qdrant's engine behind its gRPC service.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Writers and erasures at the same time, dropped at any point, through several clients.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::sync::Arc;

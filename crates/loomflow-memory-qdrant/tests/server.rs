@@ -1,5 +1,7 @@
 //! What a server can do to a memory: be wrong, be newer, be cut off, die; and what a seeded fault shows.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::net::TcpListener;

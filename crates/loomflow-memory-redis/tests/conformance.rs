@@ -1,5 +1,7 @@
 //! The suite of memory, on a server with RediSearch and on one without.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::sync::Arc;

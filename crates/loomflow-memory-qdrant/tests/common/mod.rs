@@ -57,7 +57,7 @@ pub struct World(Namespace);
 
 impl World {
     pub fn new() -> Self {
-        Self(Namespace::new(&name()).unwrap())
+        Self(Namespace::new(name()).unwrap())
     }
 
     pub fn user(&self, user: &str) -> Scope {
