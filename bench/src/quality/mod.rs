@@ -109,7 +109,9 @@ impl Report {
         let mut out =
             format!("{}, vectors of {}\n\n| ranking | questions | R@5 | MRR |", self.store, self.embedder);
         let kinds: Vec<&String> = self.kinds.values().next().map(|k| k.keys().collect()).unwrap_or_default();
-        kinds.iter().for_each(|kind| drop(write!(out, " R@5 {kind} |")));
+        for kind in &kinds {
+            let _ = write!(out, " R@5 {kind} |");
+        }
         let _ = write!(out, "\n|---|---|---|---|{}\n", "---|".repeat(kinds.len()));
         for (ranking, score) in &self.rankings {
             let name = format!("{ranking:?}").to_lowercase();
