@@ -121,7 +121,7 @@ pub fn reply(n: u64) -> String {
 
 /// The vector of turn `n`. All have a cosine above zero with one another.
 pub fn vector(n: u64) -> Embedding {
-    let part = |of: u64| if n % of == 0 { 1.0 } else { 0.0 };
+    let part = |of: u64| if n.is_multiple_of(of) { 1.0 } else { 0.0 };
     Embedding::new("worker", [1.0, part(2), part(3), part(5)])
 }
 

@@ -3,6 +3,7 @@
 //! record is, withholds it, writes an audit entry and counts.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 
