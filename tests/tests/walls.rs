@@ -130,7 +130,6 @@ async fn holds(case: Case) {
     }
     let mut violations = 0;
     for (what, found) in reads(&alice).await {
-        println!("{}: {what}: {:?}", case.name, found.as_ref().err().map(loomflow_core::Error::kind));
         match found {
             Ok(found) => {
                 assert!(!found.contains(&foreign), "{}: {what} leaked", case.name);
