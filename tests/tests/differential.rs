@@ -2,7 +2,7 @@
 //! for longer, and sees a failure again by its seed and case.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //! and of the server, and nothing is ever half there.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(clippy::disallowed_methods, reason = "what waits here is a test with threads of its own")]
 
 #[path = "memory_processes/erasure.rs"]

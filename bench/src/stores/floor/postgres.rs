@@ -62,6 +62,8 @@ fn connection(pgbench: &mut Command, url: &str) -> Result<()> {
         ("PGPORT", url.port().map_or_else(String::new, |port| port.to_string())),
         ("PGUSER", url.username().to_owned()),
         ("PGPASSWORD", url.password().unwrap_or_default().to_owned()),
+        // Where the store's tables are, unless it was told otherwise.
+        ("PGOPTIONS", "-c search_path=loomflow,public".to_owned()),
         ("PGDATABASE", url.path().trim_start_matches('/').to_owned()),
     ];
     for (name, value) in parts.into_iter().filter(|(_, value)| !value.is_empty()) {
