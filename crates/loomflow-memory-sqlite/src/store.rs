@@ -47,7 +47,7 @@ impl SqliteMemory {
     /// file is left untouched.
     pub async fn connect(config: SqliteMemoryConfig) -> Result<Self> {
         let database = Database::open(config.file(), &SCHEMA, config.migrate).await?;
-        let guard = Resilience::new(SERVER, config.operation_timeout);
+        let guard = Resilience::without_circuit(SERVER, config.operation_timeout);
         let inner = Arc::new(Inner { database, guard, filter: Filter::of(&config) });
         Ok(Self { inner, clock: Arc::new(SystemClock) })
     }
