@@ -6,12 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::poll;
 use loomflow_core::{
-    Action, Agent, BudgetConfig, Epoch, Erase, Erased, ExportStream, Owned, Recorded, Redacted, Result, RunId,
-    RunLease, RunOpening, RunRecord, RunStatus, Runtime, Scope, StepKey, TenantData, UserAgent,
+    Action, Agent, BudgetConfig, Effect, Epoch, Erase, Erased, ExportStream, Owned, Recorded, Redacted,
+    Result, RunId, RunLease, RunOpening, RunRecord, RunStatus, Runtime, Scope, StepKey, TenantData,
+    ToolOutcome, UserAgent,
 };
-use loomflow_local::{InMemoryAuditLog, InProcRuntime, StandardBudget};
-use loomflow_tests::double::{ModelDouble, say};
-use loomflow_tests::fixture::{actions, assert_one_terminal_record_per_run, user};
+use loomflow_local::{InMemoryAuditLog, InProcRuntime, StandardBudget, StandardPermissions};
+use loomflow_tests::double::{ModelDouble, call, say};
+use loomflow_tests::fixture::{FnTool, actions, assert_one_terminal_record_per_run, user};
 use tokio::task::yield_now;
 
 /// A runtime behind a network: a scope is not minted at once, and a lease is taken some time before its answer is there.
@@ -20,6 +21,8 @@ struct FarRuntime(InProcRuntime);
 
 /// Waits of [`FarRuntime`] before a run begins.
 const WAITS: usize = 3;
+/// Waits of the tool that every run calls.
+const TOOL_WAITS: usize = 4;
 
 #[async_trait]
 impl TenantData for FarRuntime {
@@ -74,10 +77,22 @@ impl Runtime for FarRuntime {
     }
 }
 
+fn model() -> Arc<ModelDouble> {
+    ModelDouble::new(|_, n| Ok(if n % 2 == 0 { call("look", "{}") } else { say("one two three") }))
+}
+
 fn agent(model: &Arc<ModelDouble>) -> Agent {
-    let limits = BudgetConfig::new().per_user_max_tokens(9_999).per_user_max_wall_clock(Duration::from_secs(999));
+    let limits =
+        BudgetConfig::new().per_user_max_tokens(9_999).per_user_max_wall_clock(Duration::from_secs(999));
     Agent::builder("x")
         .model(model.clone())
+        .tool(FnTool::new("look", Effect::Write, |_, _| async {
+            for _ in 0..TOOL_WAITS {
+                yield_now().await;
+            }
+            ToolOutcome::ok("seen")
+        }))
+        .permissions(StandardPermissions::bypass())
         .runtime(FarRuntime(InProcRuntime::new()))
         .budget(StandardBudget::new(limits).unwrap())
         .audit_log(InMemoryAuditLog::new())
@@ -101,13 +116,14 @@ async fn leaves_after(polls: usize, agent: &Agent, tenant: &UserAgent) -> bool {
 #[tokio::test]
 async fn a_run_dropped_while_it_is_let_in_leaves_nothing() {
     for polls in 0..=WAITS {
-        let model = ModelDouble::saying("yes");
+        let model = model();
         let agent = agent(&model);
         let tenant = agent.for_user(user("a"));
         assert!(!leaves_after(polls, &agent, &tenant).await);
         assert_eq!(actions(&tenant).await, [], "after {polls} polls");
         let usage = tenant.usage().await.unwrap();
         assert_eq!((usage.used.total_tokens(), usage.held_tokens, usage.open_holds), (0, 0, 0));
+        assert_eq!(usage.wall_clock, Duration::ZERO);
         assert!(usage.windows.iter().all(|window| window.used + window.held == 0), "{usage:?}");
         assert_eq!(model.calls(), 0);
         // Nor is the session held.
@@ -118,17 +134,16 @@ async fn a_run_dropped_while_it_is_let_in_leaves_nothing() {
 
 #[tokio::test]
 async fn a_run_dropped_at_any_later_poll_began_once_and_ended_once() {
-    let model = ModelDouble::new(|_, _| Ok(say("one two three")));
-    let agent = agent(&model);
     for polls in WAITS + 1.. {
-        let tenant = agent.for_user(user(&format!("tenant {polls}")));
+        let agent = agent(&model());
+        let tenant = agent.for_user(user("a"));
         let ended = leaves_after(polls, &agent, &tenant).await;
         let log = actions(&tenant).await;
         assert_eq!(log.first(), Some(&Action::RunStarted), "after {polls} polls: {log:?}");
         assert_one_terminal_record_per_run(&tenant).await;
         assert_eq!(tenant.usage().await.unwrap().open_holds, 0, "after {polls} polls");
         if ended {
-            return assert!(polls > WAITS + 1, "some run was dropped in the middle");
+            return assert!(polls > WAITS + TOOL_WAITS, "runs were dropped in the middle");
         }
     }
 }

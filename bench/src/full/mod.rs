@@ -185,3 +185,24 @@ async fn load(world: &Arc<World>, config: &Config, meter: &Arc<Meter>, progress:
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(ended: u64, at_once: bool) -> (u64, u64, bool) {
+        let endings = Endings { completed: 5, dropped: 2, ..Endings::default() };
+        let mut seen = Seen { endings, left: 3, ..Seen::default() };
+        seen.sort(ended, at_once);
+        (seen.begun(), seen.endings.withdrawn, seen.defects.is_empty())
+    }
+
+    #[test]
+    fn what_is_told_of_runs_that_were_left_is_believed_within_what_was_seen() {
+        for (ended, sound) in [(6, false), (7, true), (9, true), (10, true), (11, false)] {
+            let begun = ended.clamp(7, 10);
+            assert_eq!(sorted(ended, false), (begun, 10 - begun, sound), "{ended} over");
+            assert_eq!(sorted(ended, true), (10, 0, ended == 10), "{ended} over, embedded");
+        }
+    }
+}
