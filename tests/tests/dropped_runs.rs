@@ -94,10 +94,10 @@ fn agent(model: &Arc<ModelDouble>) -> Agent {
         }))
         .permissions(StandardPermissions::bypass())
         .runtime(FarRuntime(InProcRuntime::new()))
-        .budget(StandardBudget::new(limits).unwrap())
+        .budget(StandardBudget::new(limits).expect("good limits"))
         .audit_log(InMemoryAuditLog::new())
         .build()
-        .unwrap()
+        .expect("parts that fit together")
 }
 
 /// Drops a run after `polls` polls and waits for what it left. Whether it ended before.
@@ -109,7 +109,7 @@ async fn leaves_after(polls: usize, agent: &Agent, tenant: &UserAgent) -> bool {
         }
     }
     drop(run);
-    agent.settled().await.unwrap();
+    agent.settled().await.expect("the closer runs");
     false
 }
 
