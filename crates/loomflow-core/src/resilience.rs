@@ -225,8 +225,10 @@ impl Drop for Trial<'_> {
     }
 }
 
+/// What says that the server is gone or silent. That it is busy, or gave up on one statement, it said itself: one tenant's
+/// heavy query must not take the store from everybody.
 fn is_servers_fault(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Transport | ErrorKind::Unreachable | ErrorKind::Overloaded | ErrorKind::Timeout)
+    matches!(kind, ErrorKind::Transport | ErrorKind::Unreachable | ErrorKind::Timeout)
 }
 
 #[cfg(test)]
