@@ -162,7 +162,7 @@ impl MemoryStore for RedisMemory {
         check_block_name(&block.name)?;
         let tenant = self.shared.tenant(scope.owner());
         let name = block.name.as_bytes();
-        let mut commit = Commit::new("put_block");
+        let mut commit = Commit::new("put_block").once();
         match block.content {
             Some(content) => {
                 let row = Row::write(scope.owner(), BlockRow { content, at: block.at }, false)?;

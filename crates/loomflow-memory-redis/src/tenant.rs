@@ -115,6 +115,7 @@ pub(crate) struct Fetched {
 pub(crate) struct Commit<'a> {
     operation: &'static str,
     mode: &'static str,
+    repeat: Repeat,
     known: Option<(&'static str, u128)>,
     given: Option<&'a Embedding>,
     expect: Option<(&'static str, String)>,
@@ -135,14 +136,30 @@ pub(crate) enum Committed {
 
 impl<'a> Commit<'a> {
     pub(crate) fn new(operation: &'static str) -> Self {
-        let ops = Vec::new();
-        Self { operation, mode: "write", known: None, given: None, expect: None, newest: None, ops }
+        Self {
+            operation,
+            mode: "write",
+            repeat: Repeat::Safe,
+            known: None,
+            given: None,
+            expect: None,
+            newest: None,
+            ops: Vec::new(),
+        }
+    }
+
+    /// Done at most once, because doing it again would undo what somebody else did in between.
+    pub(crate) fn once(mut self) -> Self {
+        self.repeat = Repeat::Unsafe;
+        self
     }
 
     /// Changes what is erased, and raises the epoch to the scope's.
+    ///
+    /// Done twice, it would find its own epoch and call that a conflict.
     pub(crate) fn erasing(mut self) -> Self {
         self.mode = "erase";
-        self
+        self.once()
     }
 
     /// Nothing happens when there is such a row.
@@ -253,9 +270,7 @@ impl Tenant<'_> {
     }
 
     async fn run(&self, scope: &Scope, commit: Commit<'_>, looking: bool) -> Result<Committed> {
-        let (operation, given) = (commit.operation, commit.given.cloned());
-        // Done twice, an erasure finds its own epoch and would call it a conflict.
-        let repeat = if commit.mode == "erase" { Repeat::Unsafe } else { Repeat::Safe };
+        let (operation, repeat, given) = (commit.operation, commit.repeat, commit.given.cloned());
         let args = commit.args(self, scope, looking);
         let mut answer = self.script(operation, repeat, &scripts::COMMIT, args).await?.into_iter().map(text);
         let mut next = || answer.next().flatten().unwrap_or_default();
