@@ -12,7 +12,7 @@ use loomflow_core::{
 };
 
 use crate::codec::{self, Row, believed_key, believed_prefix};
-use crate::tenant::{Commit, Committed, Meta, PLAN_TRIES, Scan, Tenant, outrun, pause};
+use crate::tenant::{Commit, Committed, Meta, PLAN_TRIES, Scan, Tenant, check_own, outrun, pause};
 
 /// A row as it was read.
 #[derive(Clone, Debug)]
@@ -56,6 +56,7 @@ impl Tenant<'_> {
         for tries in 1..=PLAN_TRIES {
             let (meta, rows) = self.believed("assert", &prefix).await?;
             let rows = read_rows(&rows)?;
+            rows.iter().try_for_each(|row| check_own(scope, &row.owner, "assert"))?;
             let (commit, asserted) = plan(scope.owner(), new, &meta, &rows, index)?;
             if self.commit(scope, commit).await? != Committed::Moved {
                 return Ok(asserted);

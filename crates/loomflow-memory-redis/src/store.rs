@@ -177,10 +177,16 @@ impl MemoryStore for RedisMemory {
     async fn profile(&self, scope: &Scope) -> Result<Owned<MemoryProfile>> {
         let tenant = self.shared.tenant(scope.owner());
         let mut profile = MemoryProfile::default();
-        let Some((owner, [episodes, facts, blocks], last)) = tenant.stat("profile").await? else {
-            // A profile of nothing has no record to take an owner from.
-            return Ok(Owned::new(scope.owner().clone(), profile));
-        };
+        let (partition, [episodes, facts, blocks], last) = tenant.stat("profile").await?;
+        let mut owners = Vec::from_iter(partition);
+        for (kind, count) in [("ep", episodes), ("fa", facts), ("bl", blocks)] {
+            if count > 0 {
+                owners.extend(tenant.owners("profile", kind, None).await?);
+            }
+        }
+        // What is counted is one tenant's, or it is not the caller's. A profile of nothing has no row to take an owner from.
+        let foreign = owners.iter().find(|owner| !scope.owns(owner));
+        let owner = foreign.or(owners.first()).unwrap_or(scope.owner()).clone();
         (profile.episodes, profile.blocks) = (episodes, blocks);
         profile.last_seen = last.as_deref().map(order_time).transpose()?;
         if episodes > 0 {

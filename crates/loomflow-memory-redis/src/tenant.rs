@@ -11,7 +11,7 @@ use loomflow_support_redis::{Link, Script, TenantKeys};
 use redis::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::codec::{bytes, id_of, list, number, pairs, text, unreadable};
+use crate::codec::{Row, bytes, id_of, list, number, pairs, text, unreadable};
 use crate::schema::Schema;
 use crate::scripts;
 use crate::search::Search;
@@ -25,6 +25,8 @@ const WITH_VECTORS: usize = 128 << 10;
 /// How many rows are fetched at once, and how many with their vectors.
 const ROWS: usize = 256;
 const ROWS_WITH_VECTORS: usize = 64;
+/// Of how many rows the owners are looked at in one exchange.
+const OWNERS: usize = 500;
 /// How often a read that is paged begins again because somebody wrote.
 const STEADY_TRIES: usize = 8;
 /// How often a plan is made again because somebody wrote.
@@ -405,21 +407,74 @@ impl Tenant<'_> {
         Ok((Meta::read(meta)?, pairs(rows)?))
     }
 
+    /// Whose the rows of `kind` say that they are, each owner at least once; with `ids` only those of the named rows.
+    pub(crate) async fn owners(
+        &self,
+        operation: &'static str,
+        kind: &str,
+        ids: Option<&[u128]>,
+    ) -> Result<Vec<Owner>> {
+        let mut owners = Vec::new();
+        let page = OWNERS.to_string();
+        for ids in ids.unwrap_or_default().chunks(OWNERS) {
+            let ids: Vec<[u8; 16]> = ids.iter().map(|id| id.to_be_bytes()).collect();
+            let mut args = vec![kind.as_bytes(), b"0", page.as_bytes()];
+            args.extend(ids.iter().map(|id| &id[..]));
+            self.owners_of(operation, &args, &mut owners).await?;
+        }
+        let mut cursor = b"0".to_vec();
+        while ids.is_none() {
+            let args = [kind.as_bytes(), &cursor, page.as_bytes()];
+            cursor = self.owners_of(operation, &args, &mut owners).await?;
+            if cursor == b"0" {
+                break;
+            }
+        }
+        Ok(owners)
+    }
+
+    /// One exchange of [`Tenant::owners`]; the answer is the next cursor.
+    async fn owners_of(
+        &self,
+        operation: &'static str,
+        args: &[&[u8]],
+        owners: &mut Vec<Owner>,
+    ) -> Result<Vec<u8>> {
+        let reply = self.read(operation, &scripts::OWNERS, args).await?;
+        let [next, found]: [Value; 2] = reply.try_into().map_err(|_| unreadable())?;
+        for row in list(found)?.into_iter().filter_map(bytes) {
+            let owner = Row::<()>::read(&row)?.owner(None)?;
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        bytes(next).ok_or_else(unreadable)
+    }
+
     /// Whose the partition is as it is written there, and how many episodes, facts and blocks it has, and its newest episode.
     pub(crate) async fn stat(
         &self,
         operation: &'static str,
-    ) -> Result<Option<(Owner, [u64; 3], Option<Vec<u8>>)>> {
+    ) -> Result<(Option<Owner>, [u64; 3], Option<Vec<u8>>)> {
         let reply = self.read(operation, &scripts::STAT, &[]).await?;
         let [whose, episodes, facts, blocks, last]: [Value; 5] =
             reply.try_into().map_err(|_| unreadable())?;
         let mut whose = list(whose)?.into_iter().map(text);
         let (namespace, user) = (whose.next().flatten(), whose.next().flatten());
-        let Some(namespace) = namespace else { return Ok(None) };
-        let owner = Owner::from_columns(&namespace, user.as_deref())?;
+        let owner =
+            namespace.map(|namespace| Owner::from_columns(&namespace, user.as_deref())).transpose()?;
         let last = list(last)?.into_iter().next().and_then(bytes);
-        Ok(Some((owner, [episodes, facts, blocks].map(|n| number(&n)), last)))
+        Ok((owner, [episodes, facts, blocks].map(|n| number(&n)), last))
     }
+}
+
+/// Refuses to build on, to change or to erase a row that says it is another tenant's.
+pub(crate) fn check_own(scope: &Scope, owner: &Owner, operation: &'static str) -> Result<()> {
+    if scope.owns(owner) {
+        return Ok(());
+    }
+    let message = "a row of another tenant was found in this partition; nothing was written";
+    Err(Error::new(ErrorKind::IsolationViolation, message).with_operation(operation))
 }
 
 /// The refusal of an erasure that another overtook.
