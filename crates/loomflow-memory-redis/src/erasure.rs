@@ -62,7 +62,6 @@ impl Tenant<'_> {
     }
 
     pub(crate) async fn erase_part(&self, scope: &Scope, what: &Erase) -> Result<Gone> {
-        let _alone = self.shared.alone(scope.owner()).await;
         for tries in 1..=PLAN_TRIES {
             if let Some((commit, gone)) = self.plan_erasure(scope, what).await?
                 && self.commit(scope, commit).await? == Committed::Done

@@ -52,7 +52,7 @@ impl Tenant<'_> {
         // A value of many is only ever reinforced by one with the same object.
         let object = (new.cardinality == Cardinality::Many).then_some(&*new.object);
         let prefix = believed_prefix(&new.subject, &new.predicate, object);
-        let _alone = self.shared.alone(scope.owner()).await;
+        let _alone = self.shared.alone(scope.owner(), "assert").await?;
         for tries in 1..=PLAN_TRIES {
             let (meta, rows) = self.believed("assert", &prefix).await?;
             let rows = read_rows(&rows)?;

@@ -56,7 +56,8 @@ impl RedisMemory {
         schema.prepare(&link, config.migrate).await?;
         // What is in the search index cannot expire together with the rest.
         let search = Search::new(config.search && config.idle_ttl.is_none());
-        let shared = Arc::new(Shared::new(link, schema, search, config.ttl_millis()));
+        let shared =
+            Arc::new(Shared::new(link, schema, search, config.ttl_millis(), config.operation_timeout));
         erasure::finish_others(&shared).await;
         let facts = RedisFactStore { shared: shared.clone() };
         Ok(Self { shared, facts, clock: Arc::new(SystemClock) })

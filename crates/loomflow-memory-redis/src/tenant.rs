@@ -31,7 +31,6 @@ const OWNERS: usize = 500;
 const STEADY_TRIES: usize = 8;
 /// How often a plan is made again because somebody wrote.
 pub(crate) const PLAN_TRIES: u32 = 64;
-const LOCKS: usize = 256;
 
 /// What every operation needs.
 #[derive(Debug)]
@@ -40,25 +39,60 @@ pub(crate) struct Shared {
     pub(crate) schema: Schema,
     pub(crate) search: Search,
     ttl: Vec<u8>,
-    /// One plan at a time for each of a fixed number of groups of partitions: callers of one process need not outrun one
-    /// another.
-    locks: Vec<Semaphore>,
+    turns: Turns,
 }
 
 impl Shared {
-    pub(crate) fn new(link: Link, schema: Schema, search: Search, ttl_millis: u64) -> Self {
-        let locks = (0..LOCKS).map(|_| Semaphore::new(1)).collect();
-        Self { link, schema, search, ttl: ttl_millis.to_string().into_bytes(), locks }
+    pub(crate) fn new(
+        link: Link,
+        schema: Schema,
+        search: Search,
+        ttl_millis: u64,
+        patience: Duration,
+    ) -> Self {
+        let turns = Turns::new(patience);
+        Self { link, schema, search, ttl: ttl_millis.to_string().into_bytes(), turns }
     }
 
     pub(crate) fn tenant(&self, owner: &Owner) -> Tenant<'_> {
         Tenant { shared: self, keys: self.schema.tenant(owner), owner: owner.clone() }
     }
 
-    /// Waits until no one else of this process plans for the partition of `owner`.
-    pub(crate) async fn alone(&self, owner: &Owner) -> SemaphorePermit<'_> {
-        let lock = &self.locks[usize::from(owner.partition()[0]) % LOCKS];
-        lock.acquire().await.expect("it is never closed")
+    /// Waits until no one else of this process plans an assertion for the partition of `owner`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when that takes longer than one operation may.
+    pub(crate) async fn alone(&self, owner: &Owner, operation: &'static str) -> Result<SemaphorePermit<'_>> {
+        self.turns.take(owner.partition()[0], operation).await
+    }
+}
+
+/// One plan at a time for each of a fixed number of groups of partitions: callers of one process need not outrun one another.
+///
+/// It only saves work, because a commit is guarded by what it was planned on. So nobody waits for it for long: a partition
+/// that is busy shares its turn with partitions that have nothing to do with it.
+#[derive(Debug)]
+struct Turns {
+    groups: Vec<Semaphore>,
+    patience: Duration,
+}
+
+impl Turns {
+    fn new(patience: Duration) -> Self {
+        Self { groups: (0..=u8::MAX).map(|_| Semaphore::new(1)).collect(), patience }
+    }
+
+    async fn take(&self, group: u8, operation: &'static str) -> Result<SemaphorePermit<'_>> {
+        let turn = self.groups[usize::from(group)].acquire();
+        match tokio::time::timeout(self.patience, turn).await {
+            Ok(turn) => Ok(turn.expect("it is never closed")),
+            Err(_) => {
+                let message =
+                    "others of this program were writing for too long; nothing was written, try again";
+                Err(Error::new(ErrorKind::Overloaded, message).with_operation(operation))
+            }
+        }
     }
 }
 
@@ -296,7 +330,7 @@ impl Tenant<'_> {
         }
     }
 
-    /// All of a hash. With `steady`, as it was at one moment; without, entries that come or go meanwhile may be in it or not.
+    /// All of a hash. With `steady`, as it was at one moment (facts are not moved by writes of anything else); without, entries that come or go meanwhile may be in it or not.
     pub(crate) async fn scan(
         &self,
         operation: &'static str,
@@ -304,13 +338,15 @@ impl Tenant<'_> {
         vectors: &str,
         steady: bool,
     ) -> Result<Scan> {
+        let version =
+            |meta: &Meta| if kind == "fa" { meta.facts_version.clone() } else { meta.version.clone() };
         for _ in 0..STEADY_TRIES {
             let mut scan = self.page(operation, kind, vectors, b"").await?;
             let mut cursor = std::mem::take(&mut scan.1);
             let mut moved = false;
             while cursor != b"0" && !moved {
                 let (page, next) = self.page(operation, kind, "", &cursor).await?;
-                moved = steady && page.meta.version != scan.0.meta.version;
+                moved = steady && version(&page.meta) != version(&scan.0.meta);
                 scan.0.entries.extend(page.entries);
                 cursor = next;
             }
@@ -481,4 +517,20 @@ pub(crate) fn check_own(scope: &Scope, owner: &Owner, operation: &'static str) -
 pub(crate) fn conflict() -> Error {
     let message = "another erasure of this tenant came first; mint a newer epoch and try again";
     Error::new(ErrorKind::Conflict, message).with_operation("forget")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_turn_without_end() {
+        let turns = Turns::new(Duration::from_millis(1));
+        let first = turns.take(7, "assert").await.unwrap();
+        let error = turns.take(7, "assert").await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Overloaded && error.is_retryable(), "{error:?}");
+        drop(turns.take(8, "assert").await.unwrap());
+        drop(first);
+        drop(turns.take(7, "assert").await.unwrap());
+    }
 }
