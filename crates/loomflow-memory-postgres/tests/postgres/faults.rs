@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use loomflow_conformance::doubles::{Direction, FaultyProxy};
 use loomflow_core::{
-    ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery, TenantData as _,
+    ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, PutBlock, RecallQuery, TenantData as _,
 };
 use loomflow_memory_postgres::PostgresMemory;
 use loomflow_support_sql::Migration;
@@ -200,6 +200,31 @@ async fn until_waiting(database: &Database, wanted: usize) {
         found = database.number(&waiting).await;
     }
     panic!("{found} backends wait for a lock, not {wanted}");
+}
+
+/// A block that may have been written is not written again by itself: that could undo what another wrote in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_whose_connection_is_lost_is_not_written_again() {
+    let database = Database::new().await;
+    let memory = database.memory().await;
+    let mut holder = connect(&database.url()).await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE loomflow.memory_blocks IN EXCLUSIVE MODE")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let write = tokio::spawn(async move {
+        memory.put_block(&scope("alice"), PutBlock::new("note", "x", at(1))).await.map_err(|e| e.kind())
+    });
+    until_waiting(&database, 1).await;
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = '{}' AND application_name = 'loomflow'",
+        database.name
+    );
+    run(&database.admin, &end).await;
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    assert_eq!(write.await.unwrap(), Err(ErrorKind::Transport));
+    assert_eq!(database.number("SELECT count(*) FROM memory_blocks").await, 0);
 }
 
 /// An export that nobody reads on keeps no connection; read on, it is complete.
