@@ -6,6 +6,7 @@
 
 CREATE TABLE memory_partitions (
   partition bytea PRIMARY KEY CHECK (octet_length(partition) = 32),
+  -- Empty, and no user, while everything of the partition is erased: then nothing says whose it was.
   namespace text COLLATE "C" NOT NULL,
   user_id text COLLATE "C",
   epoch bigint NOT NULL DEFAULT 0 CHECK (epoch >= 0),

@@ -14,10 +14,11 @@ WHERE partition = $1 ORDER BY place, name";
 /// Writes a block where its scope is not stale. A new one stands at 0, an old one keeps its place.
 const PUT: &str = "
 WITH part AS MATERIALIZED (
-  SELECT epoch FROM memory_partitions WHERE partition = $1
+  SELECT epoch, namespace FROM memory_partitions WHERE partition = $1
 ), made AS (
   INSERT INTO memory_partitions (partition, namespace, user_id)
-  SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM part) ON CONFLICT (partition) DO NOTHING
+  SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM part WHERE namespace <> '')
+  ON CONFLICT (partition) DO UPDATE SET namespace = excluded.namespace, user_id = excluded.user_id
 ), written AS (
   INSERT INTO memory_blocks (partition, namespace, user_id, name, content, place, updated_at)
   SELECT $1, $2, $3, $5, $6, coalesce($7, 0), $8 WHERE NOT EXISTS (SELECT FROM part WHERE epoch > $4)

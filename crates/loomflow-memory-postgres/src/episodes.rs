@@ -26,8 +26,10 @@ WITH part AS MATERIALIZED (
   SELECT $1, $2, $3, $12, $13 FROM fits WHERE NOT EXISTS (SELECT FROM part)
   ON CONFLICT (partition) DO NOTHING RETURNING 1
 ), spaced AS (
-  UPDATE memory_partitions SET space_model = $12, space_dimensions = $13
-  WHERE partition = $1 AND $12 IS NOT NULL AND space_model IS NULL AND EXISTS (SELECT FROM fits)
+  UPDATE memory_partitions SET namespace = $2, user_id = $3, space_model = coalesce(space_model, $12),
+    space_dimensions = coalesce(space_dimensions, $13)
+  WHERE partition = $1 AND EXISTS (SELECT FROM fits)
+    AND (namespace = '' OR ($12 IS NOT NULL AND space_model IS NULL))
   RETURNING 1
 ), written AS (
   INSERT INTO memory_episodes (partition, namespace, user_id, id, session, said_at, message_count, term_count, terms,
@@ -50,7 +52,7 @@ SELECT namespace, user_id, message_count, messages, said_at, id FROM memory_epis
 WHERE partition = $1 AND session = $2 AND (said_at, id) < ($3, $4::bytea)
 ORDER BY said_at DESC, id DESC LIMIT $5";
 
-/// One row a partition; the lists are short.
+/// Counts, and whose the counted rows say they are: somebody else, if any row says so.
 const PROFILE: &str = "
 SELECT namespace, user_id,
   (SELECT count(*) FROM memory_episodes WHERE partition = $1) AS episodes,
@@ -61,7 +63,11 @@ SELECT namespace, user_id,
   ARRAY(SELECT session FROM (SELECT DISTINCT ON (session) session, said_at, id FROM memory_episodes
      WHERE partition = $1 ORDER BY session, said_at DESC, id DESC) newest
      ORDER BY said_at DESC, id DESC LIMIT $3) AS sessions
-FROM memory_partitions WHERE partition = $1";
+FROM (
+  SELECT namespace, user_id FROM memory_episodes WHERE partition = $1
+  UNION SELECT namespace, user_id FROM memory_blocks WHERE partition = $1
+  UNION SELECT namespace, user_id FROM memory_facts WHERE partition = $1
+) owners ORDER BY namespace = $4 AND user_id IS NOT DISTINCT FROM $5 LIMIT 1";
 
 /// An episode in the form of its columns.
 #[derive(Debug)]
@@ -215,26 +221,24 @@ impl PostgresMemory {
         const OPERATION: &str = "profile";
         let now = self.clock().now();
         let mut tx = self.begin(scope, Access::Read, OPERATION).await?;
-        let rows = sqlx::query(self.reads().sql(PROFILE))
-            .bind(Key::of(scope).partition)
+        let key = Key::of(scope);
+        let row = sqlx::query(self.reads().sql(PROFILE))
+            .bind(key.partition)
             .bind(now.as_micros())
             .bind(count(PROFILE_SAMPLES))
-            .fetch_all(tx.conn())
+            .bind(key.namespace)
+            .bind(key.user_id)
+            .fetch_optional(tx.conn())
             .await
             .map_err(failed(OPERATION))?;
         let facts = self.current_facts(&mut tx, scope, now, OPERATION).await?;
         tx.commit().await?;
-        let Some(row) = rows.first() else {
+        let Some(row) = row else {
             // A profile of nothing has no row to take an owner from.
             return Ok(Owned::new(scope.owner().clone(), MemoryProfile::default()));
         };
-        let row = Read { row, operation: OPERATION };
+        let row = Read { row: &row, operation: OPERATION };
         let owner = row.owner()?;
-        // What is counted together is of one owner, or it is nobody's profile.
-        if rows.len() > 1 || facts.iter().any(|fact| *fact.owner() != owner) {
-            let message = "rows of several tenants were found under one partition; they were withheld";
-            return Err(Error::new(ErrorKind::IsolationViolation, message).with_operation(OPERATION));
-        }
         let mut profile = MemoryProfile::default();
         let number = |column| Ok::<_, Error>(row.get::<i64>(column)?.unsigned_abs());
         (profile.episodes, profile.facts, profile.blocks) =

@@ -19,12 +19,13 @@ const RAISE: &str = "
 INSERT INTO memory_partitions (partition, namespace, user_id, epoch) VALUES ($1, $2, $3, $4)
 ON CONFLICT (partition) DO UPDATE SET epoch = excluded.epoch";
 
-/// Everything. The next vector may be of another space, and what is left is too small for an index.
+/// Everything. What stays of the partition is its epoch, under a hash; who it was of is written again by the next write.
+/// The next vector may be of another space, and what is left is too small for an index.
 const EVERYTHING: &str = "
 WITH episodes AS (DELETE FROM memory_episodes WHERE partition = $1 RETURNING 1),
   facts AS (DELETE FROM memory_facts WHERE partition = $1 RETURNING 1),
   blocks AS (DELETE FROM memory_blocks WHERE partition = $1 RETURNING 1),
-  fresh AS (UPDATE memory_partitions SET space_model = NULL, space_dimensions = NULL, indexed = false
+  fresh AS (UPDATE memory_partitions SET namespace = '', user_id = NULL, space_model = NULL, space_dimensions = NULL, indexed = false
     WHERE partition = $1)
 SELECT (SELECT count(*) FROM episodes) AS episodes, (SELECT count(*) FROM facts) AS facts,
   (SELECT count(*) FROM blocks) AS blocks";

@@ -1,9 +1,12 @@
-//! Export: everything of a partition from one snapshot, a page at a time, oldest first over all kinds.
+//! Export: everything of a partition, a page at a time, oldest first over all kinds. Each page is a snapshot; all of it is
+//! none, so that a slow reader keeps neither a connection nor old versions of everybody's rows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use loomflow_core::{Error, ErrorKind, ExportItem, ExportStream, Owned, Result, Scope, Timestamp, rules};
+use loomflow_core::{
+    Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Result, Scope, Timestamp, rules,
+};
 use loomflow_support_sql::postgres::{Access, Transaction, failed};
 use sqlx::postgres::PgRow;
 
@@ -11,7 +14,6 @@ use crate::PostgresMemory;
 use crate::episodes::count;
 use crate::query::Reads;
 use crate::rows::Read;
-use crate::schema::Key;
 
 const PAGE: usize = 100;
 
@@ -50,6 +52,10 @@ impl Kind {
         Self { statement, write, ready: VecDeque::new(), after: (i64::MIN, Vec::new()), is_over: false }
     }
 
+    fn is_wanted(&self) -> bool {
+        self.ready.is_empty() && !self.is_over
+    }
+
     async fn fill(&mut self, tx: &mut Transaction, reads: Reads, partition: [u8; 32]) -> Result<()> {
         let rows: Vec<PgRow> = sqlx::query(reads.sql(self.statement))
             .bind(partition)
@@ -69,42 +75,42 @@ impl Kind {
     }
 }
 
-/// An export under way. It keeps its connection until it ends or is dropped.
+/// An export under way. Between pages it holds nothing of the server's, however slowly it is read.
 struct Export {
-    tx: Transaction,
-    reads: Reads,
-    partition: [u8; 32],
+    memory: PostgresMemory,
+    owner: Owner,
     kinds: [Kind; 3],
-    limit: Duration,
 }
 
 impl Export {
     /// The oldest record that is left. Of records of one moment: episodes, then facts, then blocks.
     async fn next(mut self) -> Result<Option<(Owned<ExportItem>, Self)>> {
-        for kind in &mut self.kinds {
-            if kind.ready.is_empty() && !kind.is_over {
-                let page = kind.fill(&mut self.tx, self.reads, self.partition);
-                tokio::time::timeout(self.limit, page).await.map_err(|_| late(self.limit))??;
-            }
-        }
+        let limit = self.memory.operation_timeout();
+        tokio::time::timeout(limit, self.fill()).await.map_err(|_| late(limit))??;
         let oldest = self.kinds.iter_mut().filter(|kind| !kind.ready.is_empty());
         let oldest = oldest.min_by_key(|kind| kind.ready.front().map(|(at, _)| *at));
-        match oldest.and_then(|kind| kind.ready.pop_front()) {
-            Some((_, item)) => Ok(Some((item, self))),
-            None => self.tx.commit().await.map(|()| None),
+        Ok(oldest.and_then(|kind| kind.ready.pop_front()).map(|(_, item)| (item, self)))
+    }
+
+    /// Reads the next page of every kind of which none is left, in a transaction of its own.
+    async fn fill(&mut self) -> Result<()> {
+        if self.kinds.iter().all(|kind| !kind.is_wanted()) {
+            return Ok(());
         }
+        let mut tx = self.memory.begin_of(&self.owner, Access::Read, "export").await?;
+        for kind in self.kinds.iter_mut().filter(|kind| kind.is_wanted()) {
+            kind.fill(&mut tx, self.memory.reads(), self.owner.partition()).await?;
+        }
+        tx.commit().await
     }
 }
 
 impl PostgresMemory {
     pub(crate) async fn open_export(&self, scope: &Scope) -> Result<ExportStream> {
-        let export = Export {
-            tx: self.begin(scope, Access::Read, "export").await?,
-            reads: self.reads(),
-            partition: Key::of(scope).partition,
-            kinds: [Kind::new(EPISODES, episode), Kind::new(FACTS, fact), Kind::new(BLOCKS, block)],
-            limit: self.operation_timeout(),
-        };
+        let kinds = [Kind::new(EPISODES, episode), Kind::new(FACTS, fact), Kind::new(BLOCKS, block)];
+        let mut export = Export { memory: self.clone(), owner: scope.owner().clone(), kinds };
+        // What is wrong with the server is told before the stream begins.
+        export.fill().await?;
         Ok(Box::pin(futures_util::stream::try_unfold(export, Export::next)))
     }
 }

@@ -1,5 +1,7 @@
 //! Facts: assertion, and queries.
 
+use std::collections::HashMap;
+
 use loomflow_core::rules::facts::{Plan, check, plan};
 use loomflow_core::rules::rank::{self, Candidate};
 use loomflow_core::rules::words::{self, Corpus, QueryTerms};
@@ -34,8 +36,11 @@ const PARTITION: &str = "
 INSERT INTO memory_partitions (partition, namespace, user_id, space_model, space_dimensions)
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (partition) DO UPDATE
-SET space_model = excluded.space_model, space_dimensions = excluded.space_dimensions
-WHERE memory_partitions.space_model IS NULL AND excluded.space_model IS NOT NULL";
+SET namespace = excluded.namespace, user_id = excluded.user_id,
+  space_model = coalesce(memory_partitions.space_model, excluded.space_model),
+  space_dimensions = coalesce(memory_partitions.space_dimensions, excluded.space_dimensions)
+WHERE memory_partitions.namespace = ''
+  OR (memory_partitions.space_model IS NULL AND excluded.space_model IS NOT NULL)";
 
 const REINFORCE: &str = "
 UPDATE memory_facts SET confidence = $3, sources = $4, embedding = coalesce(embedding, $5::real[]::vector)
@@ -280,11 +285,12 @@ impl PostgresMemory {
             .fetch_all(tx.conn())
             .await
             .map_err(failed("query"))?;
+        let places: HashMap<u128, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at)).collect();
         let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let row = Read { row, operation: "query" };
-            let place = ids.iter().position(|id| row.id("id").is_ok_and(|own| own == *id));
-            found.push((place, row.owned(Read::fact)?));
+            let Some(place) = places.get(&row.id("id")?) else { continue };
+            found.push((*place, row.owned(Read::fact)?));
         }
         found.sort_by_key(|(place, _)| *place);
         Ok(found.into_iter().map(|(_, fact)| fact).collect())

@@ -24,7 +24,8 @@ const LARGE: &str = "
 SELECT encode(p.partition, 'hex'), p.space_dimensions, n.vectors, p.indexed FROM (
   SELECT partition, count(*) AS vectors FROM memory_episodes WHERE embedding IS NOT NULL
   GROUP BY partition HAVING count(*) > $1
-) n JOIN memory_partitions p ON p.partition = n.partition WHERE p.space_dimensions IS NOT NULL";
+) n JOIN memory_partitions p ON p.partition = n.partition WHERE p.space_dimensions IS NOT NULL
+ORDER BY p.partition";
 
 const MARKED: &str = "SELECT encode(partition, 'hex') FROM memory_partitions WHERE indexed";
 
@@ -32,7 +33,7 @@ const INDEXES: &str = "
 SELECT c.relname::text, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = 'memory_episodes'::regclass AND c.relname LIKE 'memory\\_episodes\\_near\\_%'";
 
-/// How an index sees the column of vectors: with a number of dimensions, and with half the precision where it must.
+/// How an index sees the column of vectors: with a number of dimensions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IndexedColumn {
     dimensions: usize,
@@ -44,18 +45,15 @@ pub(crate) fn indexed_column(dimensions: usize) -> IndexedColumn {
 }
 
 impl IndexedColumn {
-    /// The type, as pgvector can index it: whole numbers up to 2,000 dimensions, halves up to 4,000.
+    /// The type.
     pub(crate) fn kind(self) -> String {
-        let name = if self.dimensions <= 2_000 { "vector" } else { "halfvec" };
-        format!("{name}({})", self.dimensions)
+        format!("vector({})", self.dimensions)
     }
 
+    /// As far as pgvector indexes them at full precision. Halves, which reach further, hold no component above 65,504:
+    /// a vector that has one could not be remembered any more.
     fn can_be_indexed(self) -> bool {
-        (1..=4_000).contains(&self.dimensions)
-    }
-
-    fn operators(self) -> &'static str {
-        if self.dimensions <= 2_000 { "vector_cosine_ops" } else { "halfvec_cosine_ops" }
+        (1..=2_000).contains(&self.dimensions)
     }
 
     /// Which rows the index has; a statement that says the same can use it.
@@ -89,7 +87,8 @@ impl PostgresMemory {
     /// string of the tables' owner. It locks out nobody; where it already runs, it does nothing.
     ///
     /// - Recall by vector is exact without an index, and approximate with one.
-    /// - pgvector indexes up to 4,000 dimensions; larger vectors are always compared exactly.
+    /// - Vectors of more than 2,000 dimensions get no index and are always compared exactly.
+    /// - A partition whose index cannot be made keeps no other from theirs; the first such error is returned at the end.
     ///
     /// # Errors
     ///
@@ -128,25 +127,30 @@ async fn work(conn: &mut PgConnection, threshold: i64) -> Result<()> {
             run(conn, format!("DROP INDEX CONCURRENTLY IF EXISTS \"{name}\"")).await?;
         }
     }
+    let mut failures = Vec::new();
     for large in &wanted {
-        if !there.contains(&large.index()) {
-            let Large { column, hex, .. } = large;
-            run(
-                conn,
-                format!(
-                    "CREATE INDEX CONCURRENTLY \"{}\" ON memory_episodes USING hnsw ({column} {}) WHERE {}",
-                    large.index(),
-                    column.operators(),
-                    column.rows(hex)
-                ),
-            )
-            .await?;
-        }
-        if !large.is_marked {
-            mark(conn, &large.hex, true).await?;
+        if let Err(e) = index(conn, large, there.contains(&large.index())).await {
+            failures.push(e);
         }
     }
-    Ok(())
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Makes a partition's index unless it is there, and says so in the partition's row.
+async fn index(conn: &mut PgConnection, large: &Large, is_there: bool) -> Result<()> {
+    let Large { column, hex, .. } = large;
+    let (name, rows) = (large.index(), column.rows(hex));
+    if !is_there {
+        let sql = format!(
+            "CREATE INDEX CONCURRENTLY \"{name}\" ON memory_episodes USING hnsw ({column} vector_cosine_ops) WHERE {rows}"
+        );
+        if let Err(e) = run(conn, sql).await {
+            // What is left of it serves no search and still takes part in every write.
+            drop(run(conn, format!("DROP INDEX CONCURRENTLY IF EXISTS \"{name}\"")).await);
+            return Err(e);
+        }
+    }
+    if large.is_marked { Ok(()) } else { mark(conn, hex, true).await }
 }
 
 /// The partitions that want an index: those above the threshold, and those that have one and are above half of it.

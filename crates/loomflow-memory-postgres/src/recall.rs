@@ -110,7 +110,7 @@ impl PostgresMemory {
         } else {
             let (mut found, corpus) = self.matching(tx, scope, query, &terms, !indexed).await?;
             if indexed {
-                self.add_nearest(tx, scope, query, hidden.len(), &mut found).await?;
+                self.add_nearest(tx, scope, query, &hidden, &mut found).await?;
             }
             let candidates: Vec<Candidate<'_>> = found
                 .iter()
@@ -217,24 +217,30 @@ impl PostgresMemory {
         tx: &mut Transaction,
         scope: &Scope,
         query: &RecallQuery,
-        hidden: usize,
+        hidden: &[u128],
         found: &mut Vec<Matching>,
     ) -> Result<()> {
         let Some(embedding) = &query.embedding else { return Ok(()) };
-        let wanted = query.limit.saturating_mul(4).saturating_add(hidden).clamp(100, 1_000);
+        let wanted = query.limit.saturating_mul(4).clamp(100, i32::MAX as usize);
+        // The index is searched in steps of at most 1,000, and on until so many that are not hidden were found.
+        let step = wanted.min(1_000);
+        let most = wanted.saturating_add(hidden.len()).saturating_mul(2).clamp(20_000, i32::MAX as usize);
         let column = indexed_column(embedding.vector.len());
-        let set =
-            format!("SET LOCAL hnsw.iterative_scan TO strict_order; SET LOCAL hnsw.ef_search TO {wanted}");
+        let set = format!(
+            "SET LOCAL hnsw.iterative_scan TO strict_order; SET LOCAL hnsw.ef_search TO {step}; \
+                     SET LOCAL hnsw.max_scan_tuples TO {most}"
+        );
         tx.conn().execute(sqlx::raw_sql(AssertSqlSafe(set))).await.map_err(failed("recall"))?;
         let sql = format!(
             "SELECT id, said_at, NULL::bigint[] AS terms, (1 - ({column} <=> $1::real[]::{kind}))::real AS cosine \
-             FROM memory_episodes WHERE {rows} ORDER BY {column} <=> $1::real[]::{kind} LIMIT {wanted}",
+             FROM memory_episodes WHERE {rows} AND id <> ALL($2::bytea[]) ORDER BY {column} <=> $1::real[]::{kind} LIMIT {wanted}",
             kind = column.kind(),
             rows = column.rows(&scope.owner().partition_hex()),
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .persistent(false)
             .bind(&*embedding.vector)
+            .bind(hidden.iter().map(|id| id_column(*id)).collect::<Vec<_>>())
             .fetch_all(tx.conn())
             .await
             .map_err(failed("recall"))?;

@@ -8,7 +8,7 @@ use loomflow_core::resilience::{Readiness, Repeat, Resilience};
 use loomflow_core::{
     Asserted, Capabilities, Clock, EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ExportStream, Fact,
     FactQuery, FactStore, HistoryLimit, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode,
-    NewFact, Owned, PutBlock, RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, rules,
+    NewFact, Owned, Owner, PutBlock, RecallQuery, Result, Scope, SessionId, SystemClock, TenantData, rules,
 };
 use loomflow_support_sql::postgres::{Access, Pool, SERVER, Transaction, migrate};
 
@@ -71,7 +71,17 @@ impl PostgresMemory {
         access: Access,
         operation: &'static str,
     ) -> Result<Transaction> {
-        self.0.pool.begin(scope.owner(), access, operation).await
+        self.begin_of(scope.owner(), access, operation).await
+    }
+
+    /// For what outlives its scope: an export.
+    pub(crate) async fn begin_of(
+        &self,
+        owner: &Owner,
+        access: Access,
+        operation: &'static str,
+    ) -> Result<Transaction> {
+        self.0.pool.begin(owner, access, operation).await
     }
 
     pub(crate) fn reads(&self) -> Reads {
@@ -154,7 +164,8 @@ impl MemoryStore for PostgresMemory {
 
     async fn put_block(&self, scope: &Scope, block: PutBlock) -> Result<()> {
         rules::check_block_name(&block.name)?;
-        self.run("put_block", Repeat::Safe, || self.write_block(scope, &block)).await
+        // Done twice, the second time would undo what another wrote in between.
+        self.run("put_block", Repeat::Unsafe, || self.write_block(scope, &block)).await
     }
 
     async fn profile(&self, scope: &Scope) -> Result<Owned<MemoryProfile>> {

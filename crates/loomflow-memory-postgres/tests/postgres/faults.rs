@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use loomflow_conformance::doubles::{Direction, FaultyProxy};
 use loomflow_core::{
-    ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, RecallQuery, TenantData as _,
+    ErrorKind, FactQuery, FactStore as _, MemoryStore as _, NewFact, PutBlock, RecallQuery, TenantData as _,
 };
 use loomflow_memory_postgres::PostgresMemory;
 use loomflow_support_sql::Migration;
 use loomflow_support_sql::postgres::{Access, Component, PgSettings, Pool, Table};
 
-use crate::support::{Database, at, owner, run, scope, turn};
+use crate::support::{Database, at, connect, owner, run, scope, turn};
 
 async fn behind_a_proxy(database: &Database) -> (FaultyProxy, PostgresMemory) {
     let proxy = FaultyProxy::start(&database.admin).await.unwrap();
@@ -155,6 +156,89 @@ async fn what_is_dropped_leaves_no_transaction_behind() {
         left = database.number(&open).await;
     }
     assert_eq!(left, 0);
+}
+
+/// Assertions that are dropped while they wait for a lock stop waiting on the server, too, though the lock is never let go.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_dropped_while_waiting_stops_waiting_on_the_server() {
+    const WAITING: usize = 6;
+    let database = Database::new().await;
+    let memory = database.memory().await;
+    let alice = owner("alice");
+    let mut holder = connect(&database.url()).await;
+    let key = i64::from_be_bytes(*alice.partition().first_chunk::<8>().unwrap());
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(key).execute(&mut holder).await.unwrap();
+    let tasks: Vec<_> = (0..WAITING)
+        .map(|n| {
+            let memory = memory.clone();
+            tokio::spawn(async move {
+                let fact = NewFact::new("a", "b", format!("{n}"), at(1));
+                memory.assert(&scope("alice"), fact).await.map(drop)
+            })
+        })
+        .collect();
+    until_waiting(&database, WAITING).await;
+    for task in tasks {
+        task.abort();
+    }
+    until_waiting(&database, 0).await;
+}
+
+/// Waits until so many of the pool's backends wait for a lock, for at most 20 s: less than a statement's own limit.
+async fn until_waiting(database: &Database, wanted: usize) {
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'loomflow'
+           AND wait_event_type = 'Lock'",
+        database.name
+    );
+    let mut found = database.number(&waiting).await;
+    for _ in 0..200 {
+        if found == i64::try_from(wanted).unwrap() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        found = database.number(&waiting).await;
+    }
+    panic!("{found} backends wait for a lock, not {wanted}");
+}
+
+/// A block that may have been written is not written again by itself: that could undo what another wrote in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_whose_connection_is_lost_is_not_written_again() {
+    let database = Database::new().await;
+    let memory = database.memory().await;
+    let mut holder = connect(&database.url()).await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE loomflow.memory_blocks IN EXCLUSIVE MODE")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let write = tokio::spawn(async move {
+        memory.put_block(&scope("alice"), PutBlock::new("note", "x", at(1))).await.map_err(|e| e.kind())
+    });
+    until_waiting(&database, 1).await;
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = '{}' AND application_name = 'loomflow'",
+        database.name
+    );
+    run(&database.admin, &end).await;
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    assert_eq!(write.await.unwrap(), Err(ErrorKind::Transport));
+    assert_eq!(database.number("SELECT count(*) FROM memory_blocks").await, 0);
+}
+
+/// An export that nobody reads on keeps no connection; read on, it is complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_pauses_holds_no_connection() {
+    let database = Database::new().await;
+    let memory = PostgresMemory::connect(database.config().with_max_connections(1)).await.unwrap();
+    for n in 0..250 {
+        memory.remember(&scope("alice"), turn(n, "falcon")).await.unwrap();
+    }
+    let mut export = memory.export(&scope("alice")).await.unwrap();
+    export.next().await.unwrap().unwrap();
+    memory.remember(&scope("bob"), turn(1, "falcon")).await.unwrap();
+    assert_eq!(export.count().await, 249);
 }
 
 /// What a transaction wrote before it was dropped is undone, and the next user of the pool's only place begins afresh.

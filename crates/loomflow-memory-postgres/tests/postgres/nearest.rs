@@ -1,6 +1,6 @@
 //! Approximate indexes: of large partitions alone, so that nobody's rows hide another's.
 
-use loomflow_core::{Erase, MemoryStore as _, RecallQuery, TenantData as _};
+use loomflow_core::{Erase, HistoryLimit, MemoryStore as _, RecallQuery, SessionId, TenantData as _};
 use loomflow_memory_postgres::PostgresMemory;
 use sqlx::Executor as _;
 
@@ -8,12 +8,17 @@ use crate::support::{Database, connect, owner, scope, scope_at, turn, vector};
 
 /// Adds `rows` episodes of `user` whose vectors are near (1, 1, 1, 1), by raw SQL.
 async fn crowd(database: &Database, user: &str, rows: u32) {
+    crowd_of(database, user, "s", rows, 10).await;
+}
+
+/// The larger `closeness`, the nearer.
+async fn crowd_of(database: &Database, user: &str, session: &str, rows: u32, closeness: u32) {
     database
         .sql(&format!(
             "INSERT INTO loomflow.memory_episodes (partition, namespace, user_id, id, session, said_at, message_count,
                term_count, terms, messages, embedding)
-             SELECT '\\x{hex}', 'app', '{user}', decode(md5('{user}' || n), 'hex'), 's', n, 0, 0, '{{}}', '[]',
-               ARRAY[1 + random() / 10, 1 + random() / 10, 1 + random() / 10, 1]::real[]::vector
+             SELECT '\\x{hex}', 'app', '{user}', decode(md5('{user}{session}' || n), 'hex'), '{session}', n, 1, 0, '{{}}', '[]',
+               ARRAY[1 + random() / {closeness}, 1 + random() / {closeness}, 1 + random() / {closeness}, 1]::real[]::vector
              FROM generate_series(1, {rows}) n;
              ANALYZE memory_episodes",
             hex = owner(user).partition_hex()
@@ -70,12 +75,63 @@ async fn the_only_own_row_is_found_among_many_that_are_nearer() {
     assert_eq!(database.number(marked).await, 1);
 }
 
+/// However many of the nearest the prompt has already, and however many are wanted, the index gives as many others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_is_searched_past_what_is_hidden() {
+    let database = Database::new().await;
+    let memory = database.memory().await;
+    let first = turn(1, "first").with_embedding(vector(&[1.0, 0.2, 0.2, 1.0]));
+    memory.remember(&scope("large"), first).await.unwrap();
+    crowd_of(&database, "large", "now", 1_200, 1_000).await;
+    crowd_of(&database, "large", "then", 1_800, 2).await;
+    PostgresMemory::maintain(&database.config().with_index_above(1_000)).await.unwrap();
+    uses_its_index(&database, "large").await;
+    let nearest = |limit| RecallQuery::new("", limit).with_embedding(vector(&[1.0, 1.0, 1.0, 1.0]));
+    assert_eq!(memory.recall(&scope("large"), &nearest(1_500)).await.unwrap().len(), 1_500);
+    let mut query = nearest(5);
+    query.exclude_history = Some((SessionId::new("now").unwrap(), HistoryLimit::messages(1_200)));
+    let found = memory.recall(&scope("large"), &query).await.unwrap();
+    assert_eq!(found.len(), 5);
+    for found in found {
+        assert_eq!(found.open(&scope("large")).unwrap().episode.session.as_str(), "then");
+    }
+}
+
+/// One partition whose index cannot be made keeps no other from theirs, and one of long vectors gets none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_index_stops_nobody_elses() {
+    let database = Database::new().await;
+    let memory = database.memory().await;
+    for user in ["one", "two"] {
+        let first = turn(1, "first").with_embedding(vector(&[1.0, 0.2, 0.2, 1.0]));
+        memory.remember(&scope(user), first).await.unwrap();
+        crowd(&database, user, 50).await;
+    }
+    for n in 0..3_u8 {
+        let long = vec![f32::from(n) + 70_000.0; 2_001];
+        memory.remember(&scope("long"), turn(1, "long").with_embedding(vector(&long))).await.unwrap();
+    }
+    let earlier = owner("one").partition_hex().min(owner("two").partition_hex());
+    let taken = format!("memory_episodes_near_{}_4", &earlier[..32]);
+    database.sql(&format!("CREATE TABLE \"{taken}\" ()")).await;
+    let config = database.config().with_index_above(1);
+    PostgresMemory::maintain(&config).await.unwrap_err();
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'memory_episodes_near%'";
+    let marked = "SELECT count(*) FROM memory_partitions WHERE indexed";
+    assert_eq!((database.number(indexes).await, database.number(marked).await), (1, 1));
+    database.sql(&format!("DROP TABLE \"{taken}\"")).await;
+    PostgresMemory::maintain(&config).await.unwrap();
+    assert_eq!((database.number(indexes).await, database.number(marked).await), (2, 2));
+    let long = turn(2, "long").with_embedding(vector(&[70_000.0; 2_001]));
+    memory.remember(&scope("long"), long).await.unwrap();
+}
+
 /// As the application's role, under row-level security, the statement that recall makes is answered by the index.
 async fn uses_its_index(database: &Database, user: &str) {
     let mut conn = connect(&database.url()).await;
     let hex = owner(user).partition_hex();
     let set = format!(
-        "SET search_path TO loomflow; SET ROLE {}; SELECT set_config('loomflow.partition', '{hex}', false)",
+        "SET search_path TO loomflow, public; SET ROLE {}; SELECT set_config('loomflow.partition', '{hex}', false)",
         database.role
     );
     conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(set))).await.unwrap();

@@ -2,13 +2,13 @@
 
 use futures_util::StreamExt as _;
 use loomflow_core::{
-    ErrorKind, FactQuery, HistoryLimit, MemoryStore as _, NewFact, PutBlock, RecallQuery, Result, Scope,
-    SessionId, TenantData as _,
+    Erase, ErrorKind, FactQuery, FactStore as _, HistoryLimit, MemoryStore as _, NewFact, PutBlock,
+    RecallQuery, Result, Scope, SessionId, TenantData as _,
 };
 use loomflow_memory_postgres::{Fault, PostgresMemory};
 use sqlx::{Connection as _, Executor as _, Row as _};
 
-use crate::support::{Database, at, connect, owner, scope, turn, vector};
+use crate::support::{Database, at, connect, owner, scope, scope_at, turn, vector};
 
 /// Everything that two users wrote, each with a vector of the same kind.
 async fn filled() -> (Database, PostgresMemory) {
@@ -143,6 +143,48 @@ async fn without_a_partition_the_application_sees_and_writes_nothing() {
         conn.execute(statement).await.unwrap_err();
     }
     conn.close().await.unwrap();
+}
+
+/// A profile is of nobody as soon as one row that it counts says that it is another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_row_trips_the_profile() {
+    for table in ["episodes", "blocks", "facts"] {
+        let (database, memory) = filled().await;
+        let more = turn(9, "more").with_embedding(vector(&[1.0, 0.0]));
+        memory.remember(&scope("alice"), more).await.unwrap();
+        memory.profile(&scope("alice")).await.unwrap().open(&scope("alice")).unwrap();
+        let hex = owner("alice").partition_hex();
+        database
+            .sql(&format!(
+                "UPDATE memory_{table} SET user_id = 'bob' WHERE ctid =
+                   (SELECT min(ctid) FROM memory_{table} WHERE partition = '\\x{hex}')"
+            ))
+            .await;
+        let read = memory.profile(&scope("alice")).await.and_then(|p| p.open(&scope("alice")));
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::IsolationViolation, "{table}");
+    }
+}
+
+/// Nothing says whose an erased partition was, until it is written to again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobodys_name_is_left_where_everything_was_erased() {
+    let (database, memory) = filled().await;
+    let named = "SELECT count(*) FROM memory_partitions WHERE user_id = 'alice'";
+    assert_eq!(database.number(named).await, 1);
+    for epoch in 1..=3 {
+        let alice = scope_at("alice", epoch);
+        memory.forget(&alice, &Erase::everything()).await.unwrap();
+        assert_eq!(database.number(named).await, 0);
+        assert_eq!(memory.epoch(&alice).await.unwrap().get(), epoch);
+        let profile = memory.profile(&alice).await.unwrap().open(&alice).unwrap();
+        assert_eq!(profile.episodes, 0);
+        match epoch {
+            1 => drop(memory.remember(&alice, turn(1, "again")).await.unwrap()),
+            2 => memory.put_block(&alice, PutBlock::new("note", "x", at(1))).await.unwrap(),
+            _ => drop(memory.assert(&alice, NewFact::new("me", "am", "here", at(1))).await.unwrap()),
+        }
+        assert_eq!(database.number(named).await, 1, "after the write of round {epoch}");
+    }
 }
 
 /// The statements of hot paths look rows up by index, under row-level security and for whatever partition.

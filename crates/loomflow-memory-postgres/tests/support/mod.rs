@@ -58,13 +58,13 @@ impl Database {
 
     /// Statements as superuser, in the schema.
     pub(crate) async fn sql(&self, sql: &str) {
-        run(&self.url(), &format!("SET search_path TO loomflow; {sql}")).await;
+        run(&self.url(), &format!("SET search_path TO loomflow, public; {sql}")).await;
     }
 
     /// One number, as superuser, in the schema.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let mut conn = connect(&self.url()).await;
-        conn.execute("SET search_path TO loomflow").await.unwrap();
+        conn.execute("SET search_path TO loomflow, public").await.unwrap();
         let row = sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_one(&mut conn).await.unwrap();
         row.try_get::<i64, _>(0).unwrap()
     }

@@ -12,6 +12,10 @@ use crate::pending;
 /// Everybody but the application's role sees a table without this policy as the table's owner allows.
 pub(super) const POLICY: &str = "loomflow_partition";
 
+/// Which rows that policy shows and lets be written, as the server says it back: not a word more may stand there.
+pub(super) const OWN: &str =
+    "(partition = decode(current_setting('loomflow.partition'::text, true), 'hex'::text))";
+
 /// The schema, and those where the extensions are, as the list of a `SET search_path`. The temporary schema is last, so
 /// that nothing in it is taken for one of ours.
 pub(super) async fn search_path(
@@ -183,7 +187,7 @@ pub(super) async fn unbound(
            coalesce(c.relrowsecurity AND c.relforcerowsecurity, false) AS forced, \
            coalesce(pg_has_role($3, c.relowner, 'MEMBER'), false) AS owns, \
            EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = $4 AND p.polcmd = '*' \
-             AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) LIKE '%loomflow.partition%' \
+             AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) = $5 \
              AND pg_get_expr(p.polwithcheck, p.polrelid) = pg_get_expr(p.polqual, p.polrelid)) AS guarded, \
            EXISTS (SELECT FROM pg_policy p, unnest(p.polroles) r WHERE p.polrelid = c.oid AND p.polname <> $4 \
              AND p.polpermissive AND (r = 0 OR pg_has_role($3, r, 'MEMBER'))) AS opened \
@@ -194,6 +198,7 @@ pub(super) async fn unbound(
     .bind(names)
     .bind(&settings.role)
     .bind(POLICY)
+    .bind(OWN)
     .fetch_all(conn)
     .await
     .map_err(failed("connect"))?;

@@ -4,7 +4,7 @@ use loomflow_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
-use super::check::{POLICY, stored_version, unbound};
+use super::check::{OWN, POLICY, stored_version, unbound};
 use super::component::{Component, Table};
 use super::pool::connect_as_owner;
 use super::settings::PgSettings;
@@ -98,11 +98,10 @@ fn foundations(settings: &PgSettings, component: &Component) -> String {
 /// A transaction that names no partition sees nothing: the setting is then absent or empty, and equal to no partition.
 fn secured(table: &Table, role: &str) -> String {
     let Table { name, privileges } = table;
-    let own = "partition = decode(current_setting('loomflow.partition', true), 'hex')";
     format!(
         "ALTER TABLE \"{name}\" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
          DROP POLICY IF EXISTS {POLICY} ON \"{name}\";
-         CREATE POLICY {POLICY} ON \"{name}\" USING ({own}) WITH CHECK ({own});
+         CREATE POLICY {POLICY} ON \"{name}\" USING ({OWN}) WITH CHECK ({OWN});
          REVOKE ALL ON \"{name}\" FROM PUBLIC, \"{role}\";
          GRANT {privileges} ON \"{name}\" TO \"{role}\";"
     )

@@ -217,11 +217,16 @@ fn unreachable(error: sqlx::Error) -> Error {
     }
 }
 
+/// A server notices a client that went away only when it next writes to it, unless it is told to look: what a dropped
+/// future leaves would go on waiting for its lock. Servers on some systems cannot look, and refuse the setting.
+const LOOK_FOR_CLIENT: &str = "DO $$ BEGIN SET client_connection_check_interval TO '1s'; \
+    EXCEPTION WHEN invalid_parameter_value THEN NULL; END $$";
+
 fn prologue(settings: &PgSettings, search_path: &str) -> String {
     let limit = settings.statement_timeout.as_millis().clamp(1, i32::MAX as u128 / 2);
     format!(
         "SET search_path TO {search_path}; SET statement_timeout TO {limit}; \
-         SET idle_in_transaction_session_timeout TO {idle}; SET jit TO off; SET ROLE \"{role}\"",
+         SET idle_in_transaction_session_timeout TO {idle}; SET jit TO off; {LOOK_FOR_CLIENT}; SET ROLE \"{role}\"",
         idle = limit * 2,
         role = settings.role
     )
