@@ -14,7 +14,9 @@ use crate::codec::{
 };
 use crate::facts::{key, read_rows};
 use crate::scripts;
-use crate::tenant::{Commit, Committed, PLAN_TRIES, Shared, Tenant, conflict, epoch_digits, outrun, pause};
+use crate::tenant::{
+    Commit, Committed, PLAN_TRIES, Shared, Tenant, check_own, conflict, epoch_digits, outrun, pause,
+};
 
 /// How many entries of the search index one step clears away.
 const STEP: usize = 500;
@@ -60,9 +62,8 @@ impl Tenant<'_> {
     }
 
     pub(crate) async fn erase_part(&self, scope: &Scope, what: &Erase) -> Result<Gone> {
-        let _alone = self.shared.alone(scope.owner()).await;
         for tries in 1..=PLAN_TRIES {
-            if let Some((commit, gone)) = self.plan_erasure(what).await?
+            if let Some((commit, gone)) = self.plan_erasure(scope, what).await?
                 && self.commit(scope, commit).await? == Committed::Done
             {
                 return Ok(gone);
@@ -73,7 +74,7 @@ impl Tenant<'_> {
     }
 
     /// What erasing `what` changes; `None` when somebody wrote while it was looked at.
-    async fn plan_erasure(&self, what: &Erase) -> Result<Option<(Commit<'static>, Gone)>> {
+    async fn plan_erasure(&self, scope: &Scope, what: &Erase) -> Result<Option<(Commit<'static>, Gone)>> {
         let episodes = self.scan("forget", "ix", "", true).await?;
         let facts = self.scan("forget", "fa", "", true).await?;
         let blocks = self.scan("forget", "bl", "", true).await?;
@@ -102,6 +103,9 @@ impl Tenant<'_> {
                 commit.op("unindex", "e", &id.to_be_bytes(), Vec::new());
             }
         }
+        let ids: Vec<u128> = erased.iter().copied().collect();
+        let owners = self.owners("forget", "ep", Some(&ids)).await?;
+        owners.iter().try_for_each(|owner| check_own(scope, owner, "forget"))?;
         gone.episodes = erased.len() as u64;
         let by_time = erases_unsourced_before(what);
         let mut newest = None;
@@ -109,7 +113,11 @@ impl Tenant<'_> {
             let erased = |id: EpisodeId| erased.contains(&id.as_u128());
             let held = |id: EpisodeId| held.contains(&id.as_u128());
             let mut fact = row.fact;
-            match fate(&fact.sources, fact.known_from, erased, held, by_time) {
+            let fate = fate(&fact.sources, fact.known_from, erased, held, by_time);
+            if !matches!(fate, Fate::Stays) {
+                check_own(scope, &row.owner, "forget")?;
+            }
+            match fate {
                 Fate::Goes => {
                     gone.facts += 1;
                     for kind in ["fa", "fv"] {
@@ -130,6 +138,7 @@ impl Tenant<'_> {
         for (name, block) in blocks.entries.iter().filter(|_| by_time.is_some()) {
             let block = Row::<BlockRow>::read(split_place(block)?.1)?;
             if by_time.is_some_and(|moment| block.v.at < moment) {
+                check_own(scope, &block.owner(None)?, "forget")?;
                 gone.blocks += 1;
                 commit.op("del", "bl", name, Vec::new());
             }

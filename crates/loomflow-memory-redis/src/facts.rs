@@ -12,7 +12,7 @@ use loomflow_core::{
 };
 
 use crate::codec::{self, Row, believed_key, believed_prefix};
-use crate::tenant::{Commit, Committed, Meta, PLAN_TRIES, Scan, Tenant, outrun, pause};
+use crate::tenant::{Commit, Committed, Meta, PLAN_TRIES, Scan, Tenant, check_own, outrun, pause};
 
 /// A row as it was read.
 #[derive(Clone, Debug)]
@@ -52,10 +52,11 @@ impl Tenant<'_> {
         // A value of many is only ever reinforced by one with the same object.
         let object = (new.cardinality == Cardinality::Many).then_some(&*new.object);
         let prefix = believed_prefix(&new.subject, &new.predicate, object);
-        let _alone = self.shared.alone(scope.owner()).await;
+        let _alone = self.shared.alone(scope.owner(), "assert").await?;
         for tries in 1..=PLAN_TRIES {
             let (meta, rows) = self.believed("assert", &prefix).await?;
             let rows = read_rows(&rows)?;
+            rows.iter().try_for_each(|row| check_own(scope, &row.owner, "assert"))?;
             let (commit, asserted) = plan(scope.owner(), new, &meta, &rows, index)?;
             if self.commit(scope, commit).await? != Committed::Moved {
                 return Ok(asserted);

@@ -16,6 +16,7 @@ scripts! {
     COMMIT = "lua/commit.lua";
     FETCH = "lua/fetch.lua";
     LATEST = "lua/latest.lua";
+    OWNERS = "lua/owners.lua";
     SCAN = "lua/scan.lua";
     STAT = "lua/stat.lua";
     SWEEP = "lua/sweep.lua";

@@ -56,7 +56,8 @@ impl RedisMemory {
         schema.prepare(&link, config.migrate).await?;
         // What is in the search index cannot expire together with the rest.
         let search = Search::new(config.search && config.idle_ttl.is_none());
-        let shared = Arc::new(Shared::new(link, schema, search, config.ttl_millis()));
+        let shared =
+            Arc::new(Shared::new(link, schema, search, config.ttl_millis(), config.operation_timeout));
         erasure::finish_others(&shared).await;
         let facts = RedisFactStore { shared: shared.clone() };
         Ok(Self { shared, facts, clock: Arc::new(SystemClock) })
@@ -162,7 +163,7 @@ impl MemoryStore for RedisMemory {
         check_block_name(&block.name)?;
         let tenant = self.shared.tenant(scope.owner());
         let name = block.name.as_bytes();
-        let mut commit = Commit::new("put_block");
+        let mut commit = Commit::new("put_block").once();
         match block.content {
             Some(content) => {
                 let row = Row::write(scope.owner(), BlockRow { content, at: block.at }, false)?;
@@ -177,10 +178,16 @@ impl MemoryStore for RedisMemory {
     async fn profile(&self, scope: &Scope) -> Result<Owned<MemoryProfile>> {
         let tenant = self.shared.tenant(scope.owner());
         let mut profile = MemoryProfile::default();
-        let Some((owner, [episodes, facts, blocks], last)) = tenant.stat("profile").await? else {
-            // A profile of nothing has no record to take an owner from.
-            return Ok(Owned::new(scope.owner().clone(), profile));
-        };
+        let (partition, [episodes, facts, blocks], last) = tenant.stat("profile").await?;
+        let mut owners = Vec::from_iter(partition);
+        for (kind, count) in [("ep", episodes), ("fa", facts), ("bl", blocks)] {
+            if count > 0 {
+                owners.extend(tenant.owners("profile", kind, None).await?);
+            }
+        }
+        // What is counted is one tenant's, or it is not the caller's. A profile of nothing has no row to take an owner from.
+        let foreign = owners.iter().find(|owner| !scope.owns(owner));
+        let owner = foreign.or(owners.first()).unwrap_or(scope.owner()).clone();
         (profile.episodes, profile.blocks) = (episodes, blocks);
         profile.last_seen = last.as_deref().map(order_time).transpose()?;
         if episodes > 0 {

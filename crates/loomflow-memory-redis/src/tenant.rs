@@ -11,7 +11,7 @@ use loomflow_support_redis::{Link, Script, TenantKeys};
 use redis::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::codec::{bytes, id_of, list, number, pairs, text, unreadable};
+use crate::codec::{Row, bytes, id_of, list, number, pairs, text, unreadable};
 use crate::schema::Schema;
 use crate::scripts;
 use crate::search::Search;
@@ -25,11 +25,12 @@ const WITH_VECTORS: usize = 128 << 10;
 /// How many rows are fetched at once, and how many with their vectors.
 const ROWS: usize = 256;
 const ROWS_WITH_VECTORS: usize = 64;
+/// Of how many rows the owners are looked at in one exchange.
+const OWNERS: usize = 500;
 /// How often a read that is paged begins again because somebody wrote.
 const STEADY_TRIES: usize = 8;
 /// How often a plan is made again because somebody wrote.
 pub(crate) const PLAN_TRIES: u32 = 64;
-const LOCKS: usize = 256;
 
 /// What every operation needs.
 #[derive(Debug)]
@@ -38,25 +39,60 @@ pub(crate) struct Shared {
     pub(crate) schema: Schema,
     pub(crate) search: Search,
     ttl: Vec<u8>,
-    /// One plan at a time for each of a fixed number of groups of partitions: callers of one process need not outrun one
-    /// another.
-    locks: Vec<Semaphore>,
+    turns: Turns,
 }
 
 impl Shared {
-    pub(crate) fn new(link: Link, schema: Schema, search: Search, ttl_millis: u64) -> Self {
-        let locks = (0..LOCKS).map(|_| Semaphore::new(1)).collect();
-        Self { link, schema, search, ttl: ttl_millis.to_string().into_bytes(), locks }
+    pub(crate) fn new(
+        link: Link,
+        schema: Schema,
+        search: Search,
+        ttl_millis: u64,
+        patience: Duration,
+    ) -> Self {
+        let turns = Turns::new(patience);
+        Self { link, schema, search, ttl: ttl_millis.to_string().into_bytes(), turns }
     }
 
     pub(crate) fn tenant(&self, owner: &Owner) -> Tenant<'_> {
         Tenant { shared: self, keys: self.schema.tenant(owner), owner: owner.clone() }
     }
 
-    /// Waits until no one else of this process plans for the partition of `owner`.
-    pub(crate) async fn alone(&self, owner: &Owner) -> SemaphorePermit<'_> {
-        let lock = &self.locks[usize::from(owner.partition()[0]) % LOCKS];
-        lock.acquire().await.expect("it is never closed")
+    /// Waits until no one else of this process plans an assertion for the partition of `owner`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when that takes longer than one operation may.
+    pub(crate) async fn alone(&self, owner: &Owner, operation: &'static str) -> Result<SemaphorePermit<'_>> {
+        self.turns.take(owner.partition()[0], operation).await
+    }
+}
+
+/// One plan at a time for each of a fixed number of groups of partitions: callers of one process need not outrun one another.
+///
+/// It only saves work, because a commit is guarded by what it was planned on. So nobody waits for it for long: a partition
+/// that is busy shares its turn with partitions that have nothing to do with it.
+#[derive(Debug)]
+struct Turns {
+    groups: Vec<Semaphore>,
+    patience: Duration,
+}
+
+impl Turns {
+    fn new(patience: Duration) -> Self {
+        Self { groups: (0..=u8::MAX).map(|_| Semaphore::new(1)).collect(), patience }
+    }
+
+    async fn take(&self, group: u8, operation: &'static str) -> Result<SemaphorePermit<'_>> {
+        let turn = self.groups[usize::from(group)].acquire();
+        match tokio::time::timeout(self.patience, turn).await {
+            Ok(turn) => Ok(turn.expect("it is never closed")),
+            Err(_) => {
+                let message =
+                    "others of this program were writing for too long; nothing was written, try again";
+                Err(Error::new(ErrorKind::Overloaded, message).with_operation(operation))
+            }
+        }
     }
 }
 
@@ -115,6 +151,7 @@ pub(crate) struct Fetched {
 pub(crate) struct Commit<'a> {
     operation: &'static str,
     mode: &'static str,
+    repeat: Repeat,
     known: Option<(&'static str, u128)>,
     given: Option<&'a Embedding>,
     expect: Option<(&'static str, String)>,
@@ -135,14 +172,30 @@ pub(crate) enum Committed {
 
 impl<'a> Commit<'a> {
     pub(crate) fn new(operation: &'static str) -> Self {
-        let ops = Vec::new();
-        Self { operation, mode: "write", known: None, given: None, expect: None, newest: None, ops }
+        Self {
+            operation,
+            mode: "write",
+            repeat: Repeat::Safe,
+            known: None,
+            given: None,
+            expect: None,
+            newest: None,
+            ops: Vec::new(),
+        }
+    }
+
+    /// Done at most once, because doing it again would undo what somebody else did in between.
+    pub(crate) fn once(mut self) -> Self {
+        self.repeat = Repeat::Unsafe;
+        self
     }
 
     /// Changes what is erased, and raises the epoch to the scope's.
+    ///
+    /// Done twice, it would find its own epoch and call that a conflict.
     pub(crate) fn erasing(mut self) -> Self {
         self.mode = "erase";
-        self
+        self.once()
     }
 
     /// Nothing happens when there is such a row.
@@ -253,9 +306,7 @@ impl Tenant<'_> {
     }
 
     async fn run(&self, scope: &Scope, commit: Commit<'_>, looking: bool) -> Result<Committed> {
-        let (operation, given) = (commit.operation, commit.given.cloned());
-        // Done twice, an erasure finds its own epoch and would call it a conflict.
-        let repeat = if commit.mode == "erase" { Repeat::Unsafe } else { Repeat::Safe };
+        let (operation, repeat, given) = (commit.operation, commit.repeat, commit.given.cloned());
         let args = commit.args(self, scope, looking);
         let mut answer = self.script(operation, repeat, &scripts::COMMIT, args).await?.into_iter().map(text);
         let mut next = || answer.next().flatten().unwrap_or_default();
@@ -279,7 +330,7 @@ impl Tenant<'_> {
         }
     }
 
-    /// All of a hash. With `steady`, as it was at one moment; without, entries that come or go meanwhile may be in it or not.
+    /// All of a hash. With `steady`, as it was at one moment (facts are not moved by writes of anything else); without, entries that come or go meanwhile may be in it or not.
     pub(crate) async fn scan(
         &self,
         operation: &'static str,
@@ -287,13 +338,15 @@ impl Tenant<'_> {
         vectors: &str,
         steady: bool,
     ) -> Result<Scan> {
+        let version =
+            |meta: &Meta| if kind == "fa" { meta.facts_version.clone() } else { meta.version.clone() };
         for _ in 0..STEADY_TRIES {
             let mut scan = self.page(operation, kind, vectors, b"").await?;
             let mut cursor = std::mem::take(&mut scan.1);
             let mut moved = false;
             while cursor != b"0" && !moved {
                 let (page, next) = self.page(operation, kind, "", &cursor).await?;
-                moved = steady && page.meta.version != scan.0.meta.version;
+                moved = steady && version(&page.meta) != version(&scan.0.meta);
                 scan.0.entries.extend(page.entries);
                 cursor = next;
             }
@@ -390,25 +443,94 @@ impl Tenant<'_> {
         Ok((Meta::read(meta)?, pairs(rows)?))
     }
 
+    /// Whose the rows of `kind` say that they are, each owner at least once; with `ids` only those of the named rows.
+    pub(crate) async fn owners(
+        &self,
+        operation: &'static str,
+        kind: &str,
+        ids: Option<&[u128]>,
+    ) -> Result<Vec<Owner>> {
+        let mut owners = Vec::new();
+        let page = OWNERS.to_string();
+        for ids in ids.unwrap_or_default().chunks(OWNERS) {
+            let ids: Vec<[u8; 16]> = ids.iter().map(|id| id.to_be_bytes()).collect();
+            let mut args = vec![kind.as_bytes(), b"0", page.as_bytes()];
+            args.extend(ids.iter().map(|id| &id[..]));
+            self.owners_of(operation, &args, &mut owners).await?;
+        }
+        let mut cursor = b"0".to_vec();
+        while ids.is_none() {
+            let args = [kind.as_bytes(), &cursor, page.as_bytes()];
+            cursor = self.owners_of(operation, &args, &mut owners).await?;
+            if cursor == b"0" {
+                break;
+            }
+        }
+        Ok(owners)
+    }
+
+    /// One exchange of [`Tenant::owners`]; the answer is the next cursor.
+    async fn owners_of(
+        &self,
+        operation: &'static str,
+        args: &[&[u8]],
+        owners: &mut Vec<Owner>,
+    ) -> Result<Vec<u8>> {
+        let reply = self.read(operation, &scripts::OWNERS, args).await?;
+        let [next, found]: [Value; 2] = reply.try_into().map_err(|_| unreadable())?;
+        for row in list(found)?.into_iter().filter_map(bytes) {
+            let owner = Row::<()>::read(&row)?.owner(None)?;
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        bytes(next).ok_or_else(unreadable)
+    }
+
     /// Whose the partition is as it is written there, and how many episodes, facts and blocks it has, and its newest episode.
     pub(crate) async fn stat(
         &self,
         operation: &'static str,
-    ) -> Result<Option<(Owner, [u64; 3], Option<Vec<u8>>)>> {
+    ) -> Result<(Option<Owner>, [u64; 3], Option<Vec<u8>>)> {
         let reply = self.read(operation, &scripts::STAT, &[]).await?;
         let [whose, episodes, facts, blocks, last]: [Value; 5] =
             reply.try_into().map_err(|_| unreadable())?;
         let mut whose = list(whose)?.into_iter().map(text);
         let (namespace, user) = (whose.next().flatten(), whose.next().flatten());
-        let Some(namespace) = namespace else { return Ok(None) };
-        let owner = Owner::from_columns(&namespace, user.as_deref())?;
+        let owner =
+            namespace.map(|namespace| Owner::from_columns(&namespace, user.as_deref())).transpose()?;
         let last = list(last)?.into_iter().next().and_then(bytes);
-        Ok(Some((owner, [episodes, facts, blocks].map(|n| number(&n)), last)))
+        Ok((owner, [episodes, facts, blocks].map(|n| number(&n)), last))
     }
+}
+
+/// Refuses to build on, to change or to erase a row that says it is another tenant's.
+pub(crate) fn check_own(scope: &Scope, owner: &Owner, operation: &'static str) -> Result<()> {
+    if scope.owns(owner) {
+        return Ok(());
+    }
+    let message = "a row of another tenant was found in this partition; nothing was written";
+    Err(Error::new(ErrorKind::IsolationViolation, message).with_operation(operation))
 }
 
 /// The refusal of an erasure that another overtook.
 pub(crate) fn conflict() -> Error {
     let message = "another erasure of this tenant came first; mint a newer epoch and try again";
     Error::new(ErrorKind::Conflict, message).with_operation("forget")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_turn_without_end() {
+        let turns = Turns::new(Duration::from_millis(1));
+        let first = turns.take(7, "assert").await.unwrap();
+        let error = turns.take(7, "assert").await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Overloaded && error.is_retryable(), "{error:?}");
+        drop(turns.take(8, "assert").await.unwrap());
+        drop(first);
+        drop(turns.take(7, "assert").await.unwrap());
+    }
 }

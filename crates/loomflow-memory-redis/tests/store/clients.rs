@@ -102,6 +102,35 @@ async fn a_large_partition_is_read_in_pages_and_whole() {
     assert_eq!((profile.episodes, profile.recent_sessions.len()), (2_500, 1));
 }
 
+/// They are read in pages as they were at one moment, which writes of blocks and episodes do not move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_facts_are_read_while_everything_else_is_written() {
+    const FACTS: usize = 2_100;
+    let store = connect("redis-plain").await;
+    let namespace = fresh_namespace();
+    let scope = user(&namespace, "ada", 0);
+    for n in 0..FACTS {
+        let fact = NewFact::new("ada", "likes", format!("thing {n}"), at(1));
+        store.facts().unwrap().assert(&scope, fact).await.unwrap();
+    }
+    let write = |n: usize| {
+        let (store, scope) = (store.clone(), user(&namespace, "ada", 0));
+        tokio::spawn(async move {
+            loop {
+                store.put_block(&scope, PutBlock::new(format!("b{n}"), "x", at(1))).await.unwrap();
+            }
+        })
+    };
+    let writers: Vec<_> = (0..8).map(write).collect();
+    for _ in 0..3 {
+        let all = store.facts().unwrap().query(&scope, &FactQuery::all(9_999)).await;
+        assert_eq!(all.map(|all| all.len()).map_err(|e| e.kind()), Ok(FACTS));
+    }
+    for writer in writers {
+        writer.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_schema_that_is_missing_or_newer_is_refused_and_left_alone() {
     let prefix = fresh_prefix();

@@ -61,6 +61,24 @@ async fn an_erasure_whose_answer_is_lost_says_so_and_was_done() {
     assert_eq!(store.epoch(&scope).await.unwrap().get(), 2);
 }
 
+/// Written again, it would undo what another program wrote in between.
+#[tokio::test]
+async fn a_block_whose_answer_is_lost_is_not_written_again() {
+    let (proxy, store) = through().await;
+    let scope = user(&fresh_namespace(), "ada", 0);
+    // The server has to know the script, or its first answer is that it does not.
+    store.put_block(&scope, PutBlock::new("b", "first", at(1))).await.unwrap();
+    for block in [PutBlock::new("b", "second", at(2)), PutBlock::remove("b", at(3))] {
+        proxy.cut_after(Direction::Replies, 0);
+        let lost = store.put_block(&scope, block).await.unwrap_err();
+        assert!(lost.kind() == ErrorKind::Transport && lost.is_retryable(), "{lost:?}");
+        // A read is tried again, and finds that it was done.
+        let blocks = store.blocks(&scope).await.unwrap();
+        assert!(blocks.iter().all(|block| &*block.clone().open(&scope).unwrap().content == "second"));
+    }
+    assert!(store.blocks(&scope).await.unwrap().is_empty(), "both were done");
+}
+
 #[tokio::test]
 async fn a_dead_link_is_a_timeout_and_is_left_for_a_new_one() {
     let (proxy, store) = through().await;

@@ -1,11 +1,13 @@
 //! Hostile ids, and what is left when one of the two walls is taken down.
 
+use loomflow_conformance::memory::Planted;
 use loomflow_core::{
-    Embedding, ErrorKind, FactQuery, HistoryLimit, MemoryStore, NewFact, PutBlock, RecallQuery, TenantData,
+    Cardinality, Embedding, Erase, ErrorKind, FactQuery, HistoryLimit, MemoryStore, NewFact, PutBlock,
+    RecallQuery, TenantData,
 };
 use loomflow_memory_redis::{RedisMemory, RedisMemoryConfig};
 
-use crate::common::{at, connect, fresh_namespace, fresh_prefix, session, turn, url, user};
+use crate::common::{at, connect, fresh_namespace, fresh_prefix, plant, session, turn, url, user};
 
 /// Ids that a store which folds, splits, matches or normalises would mix up.
 const HOSTILE: [&str; 16] = [
@@ -98,5 +100,58 @@ async fn without_the_tenant_in_keys_and_filters_the_owner_in_the_row_is_seen() {
         let export: Vec<_> =
             futures_util::TryStreamExt::try_collect(store.export(&bob).await.unwrap()).await.unwrap();
         must_trip(&bob, export);
+    }
+}
+
+fn planted() -> [Planted; 3] {
+    [
+        Planted::Episode(turn(7, "s", 1, "falcon")),
+        Planted::Fact(NewFact::new("me", "is", "x", at(1))),
+        Planted::Block(PutBlock::new("b", "x", at(1))),
+    ]
+}
+
+#[tokio::test]
+async fn a_profile_that_counts_a_row_of_another_is_withheld() {
+    let store = connect("redis-plain").await;
+    for own_rows in [0, 3, 600] {
+        for record in planted() {
+            let namespace = fresh_namespace();
+            let (ada, bob) = (user(&namespace, "ada", 0), user(&namespace, "bob\",\"v\":", 0));
+            for n in 0..own_rows {
+                store.remember(&ada, turn(100 + n, "t", 2, "own")).await.unwrap();
+            }
+            store.profile(&ada).await.unwrap().open(&ada).unwrap();
+            let shown = format!("{record:?} among {own_rows}");
+            plant(&url("redis-plain"), "lf", &ada, bob.owner(), record).await.unwrap();
+            let profile = store.profile(&ada).await.unwrap().open(&ada);
+            assert_eq!(profile.unwrap_err().kind(), ErrorKind::IsolationViolation, "{shown}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_of_another_is_neither_built_on_nor_changed_nor_erased() {
+    let store = connect("redis-plain").await;
+    for record in planted() {
+        let namespace = fresh_namespace();
+        let (ada, bob) = (user(&namespace, "ada", 0), user(&namespace, "bob", 0));
+        let shown = format!("{record:?}");
+        let asserts = matches!(record, Planted::Fact(_));
+        plant(&url("redis-plain"), "lf", &ada, bob.owner(), record).await.unwrap();
+        // The same again would reinforce it, and another value would supersede it.
+        for object in ["x", "y"].into_iter().filter(|_| asserts) {
+            let fact = NewFact::new("me", "is", object, at(1)).with_cardinality(Cardinality::One);
+            let refused = store.facts().unwrap().assert(&ada, fact).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::IsolationViolation);
+        }
+        let later = user(&namespace, "ada", 1);
+        let refused = store.forget(&later, &Erase::before(at(9))).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::IsolationViolation, "{shown}");
+        assert_eq!(store.epoch(&ada).await.unwrap().get(), 0, "nothing was written");
+        // Other rows of the tenant can be erased, and so can everything.
+        store.forget(&later, &Erase::before(at(0))).await.unwrap();
+        let everything = store.forget(&user(&namespace, "ada", 2), &Erase::everything()).await.unwrap();
+        assert_eq!(everything.total(), 1, "{shown}");
     }
 }
