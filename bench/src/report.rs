@@ -155,6 +155,8 @@ pub struct Endings {
     pub timed_out: u64,
     /// Dropped by the driver in the middle.
     pub dropped: u64,
+    /// Dropped by the driver before they had begun: no runs, and nothing may be left of them.
+    pub withdrawn: u64,
 }
 
 impl Report {

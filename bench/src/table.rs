@@ -36,8 +36,8 @@ pub fn rows(report: &Report) -> Vec<(&'static str, String)> {
         (
             "endings",
             format!(
-                "{} completed, {} interrupted, {} failed, {} timed out, {} dropped",
-                e.completed, e.interrupted, e.failed, e.timed_out, e.dropped
+                "{} completed, {} interrupted, {} failed, {} timed out, {} dropped, {} withdrawn before they began",
+                e.completed, e.interrupted, e.failed, e.timed_out, e.dropped, e.withdrawn
             ),
         ),
         (

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use loomflow_core::{
@@ -13,13 +14,14 @@ use serde_json::{Value, json};
 use crate::population::Population;
 use crate::watch::{Channel, Watch};
 
-/// Counts what telemetry is told about budgets and isolation.
+/// Counts what telemetry is told about budgets, isolation and the ends of runs.
 #[derive(Debug)]
 pub struct TelemetryWitness {
     people: Arc<Population>,
     refused: AtomicU64,
     warned: AtomicU64,
     violations: AtomicU64,
+    ended: AtomicU64,
     exhausted: Box<[AtomicBool]>,
 }
 
@@ -28,8 +30,8 @@ impl TelemetryWitness {
     #[must_use]
     pub fn new(people: Arc<Population>) -> Self {
         let exhausted = (0..people.len()).map(|_| AtomicBool::new(false)).collect();
-        let (refused, warned, violations) = Default::default();
-        Self { people, refused, warned, violations, exhausted }
+        let (refused, warned, violations, ended) = Default::default();
+        Self { people, refused, warned, violations, ended, exhausted }
     }
 
     /// Calls that a cap refused.
@@ -48,6 +50,12 @@ impl TelemetryWitness {
     #[must_use]
     pub fn violations(&self) -> u64 {
         self.violations.load(Ordering::Relaxed)
+    }
+
+    /// Runs that began and are over, whatever they came to.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Tenants who ran into a cap.
@@ -70,6 +78,10 @@ impl Telemetry for TelemetryWitness {
             "loom.isolation.violations" => _ = self.violations.fetch_add(by, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    fn duration(&self, _scope: &Scope, metric: &'static str, _took: Duration, _labels: &[Label]) {
+        self.ended.fetch_add(u64::from(metric == "loom.run.duration"), Ordering::Relaxed);
     }
 }
 

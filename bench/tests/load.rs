@@ -41,6 +41,28 @@ fn a_system_that_is_whole_passes_on_one_thread_and_on_several() {
     }
 }
 
+#[cfg(feature = "memory-sqlite")]
+#[test]
+fn a_system_on_a_store_passes_and_a_lost_entry_shows() {
+    let file = std::env::temp_dir().join(format!("loomflow-load-{:016x}.db", rand::random::<u64>()));
+    let url = format!("sqlite:{}", file.display());
+    let on_a_store =
+        |args: &[&str]| run(&[&["--users", "40", "--turns", "3", "--memory", &url], args].concat(), 2);
+    for seed in ["1", "2"] {
+        let report = on_a_store(&["--seed", seed]);
+        assert_eq!(report.failures, Vec::<String>::new(), "seed {seed}");
+        assert!(report.stores.memory == "sqlite" && report.endings.dropped > 0);
+    }
+    #[cfg(feature = "fault-injection")]
+    {
+        let forgetful = on_a_store(&["--fault", "lost_audit"]);
+        assert!(forgetful.audit.entries < forgetful.audit.expected && forgetful.budget.mismatches == 0);
+    }
+    for rest in ["", "-wal", "-shm"] {
+        let _gone = std::fs::remove_file(format!("{}{rest}", file.display()));
+    }
+}
+
 #[test]
 fn few_tenants_and_few_workers_pass_too() {
     for args in [

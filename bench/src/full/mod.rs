@@ -17,6 +17,7 @@ use loomflow_core::{Agent, Error, ErrorKind, Result, RunId, RunStatus};
 
 use crate::canary::Canaries;
 use crate::config::Config;
+use crate::memory::Memory;
 use crate::meter::Meter;
 use crate::plan::Plan;
 use crate::population::Population;
@@ -50,6 +51,8 @@ struct World {
 #[derive(Debug, Default)]
 struct Seen {
     endings: Endings,
+    /// Runs dropped at some poll. They show their caller nothing, and on a store the network may still be at the door.
+    left: u64,
     /// Runs whose end was seen, and how they ended.
     known: Vec<(RunId, RunStatus)>,
     latencies: Vec<Duration>,
@@ -59,8 +62,26 @@ struct Seen {
 
 impl Seen {
     fn begun(&self) -> u64 {
-        let Endings { completed, interrupted, failed, timed_out, dropped } = self.endings;
+        let Endings { completed, interrupted, failed, timed_out, dropped, withdrawn: _ } = self.endings;
         completed + interrupted + failed + timed_out + dropped
+    }
+
+    /// Sorts the runs that were left without a sign, now that `ended` runs were told to be over.
+    ///
+    /// Telemetry is told of every run that began, whatever became of it, and knows nothing of the log. What the driver saw
+    /// itself bounds what is believed of it: from the runs that it saw begin to those and all it left. `at_once`: no store
+    /// is waited for, so that the first poll begins a run, and each of those that were left did begin.
+    fn sort(&mut self, ended: u64, at_once: bool) {
+        let sure = self.begun();
+        let most = sure + self.left;
+        let least = if at_once { most } else { sure };
+        if !(least..=most).contains(&ended) {
+            self.defects.push(format!("{ended} runs were told to be over, and {least} to {most} began"));
+        }
+        let begun = ended.clamp(least, most) - sure;
+        self.endings.dropped += begun;
+        self.endings.withdrawn += self.left - begun;
+        self.left = 0;
     }
 
     fn absorb(&mut self, other: Self) {
@@ -70,6 +91,7 @@ impl Seen {
         to.failed += from.failed;
         to.timed_out += from.timed_out;
         to.dropped += from.dropped;
+        self.left += other.left;
         self.known.extend(other.known);
         self.latencies.extend(other.latencies);
         self.defects.extend(other.defects);
@@ -114,6 +136,7 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)>
     let measured = meter.end();
 
     settle(&system).await?;
+    seen.sort(doubles.telemetry.ended(), matches!(config.memory, Memory::Embedded));
     seen.latencies.sort_unstable();
     let latency = Latency::of(&seen.latencies);
     let mut report =
@@ -161,4 +184,25 @@ async fn load(world: &Arc<World>, config: &Config, meter: &Arc<Meter>, progress:
         all.absorb(ended?);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(ended: u64, at_once: bool) -> (u64, u64, bool) {
+        let endings = Endings { completed: 5, dropped: 2, ..Endings::default() };
+        let mut seen = Seen { endings, left: 3, ..Seen::default() };
+        seen.sort(ended, at_once);
+        (seen.begun(), seen.endings.withdrawn, seen.defects.is_empty())
+    }
+
+    #[test]
+    fn what_is_told_of_runs_that_were_left_is_believed_within_what_was_seen() {
+        for (ended, sound) in [(6, false), (7, true), (9, true), (10, true), (11, false)] {
+            let begun = ended.clamp(7, 10);
+            assert_eq!(sorted(ended, false), (begun, 10 - begun, sound), "{ended} over");
+            assert_eq!(sorted(ended, true), (10, 0, ended == 10), "{ended} over, embedded");
+        }
+    }
 }

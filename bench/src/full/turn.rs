@@ -119,7 +119,7 @@ impl<'w> Asked<'w> {
             match Impatient::new(self.run(), polls).await {
                 Some(ended) if self.is_busy(&ended) => continue,
                 Some(ended) => return self.ended(ended, seen),
-                None => return seen.endings.dropped += 1,
+                None => return seen.left += 1,
             }
         }
         seen.defects.push("a session stayed busy after its run was dropped".to_owned());

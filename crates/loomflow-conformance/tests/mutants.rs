@@ -74,6 +74,7 @@ async fn the_cases_find_what_they_are_named_for() {
         (OwnerFromArgument, "a_foreign_block_trips_blocks"),
         (OwnerFromArgument, "a_foreign_fact_trips_facts"),
         (OwnerFromArgument, "a_foreign_record_trips_export"),
+        (OwnerFromArgument, "a_foreign_record_trips_profile"),
         (NoNamespace, "namespaces_are_apart"),
         (EpochOfEverybody, "erasing_one_does_not_make_the_other_stale"),
         (AnonymousIsAName, "anonymous_is_nobody_else"),

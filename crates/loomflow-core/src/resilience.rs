@@ -77,6 +77,7 @@ impl CircuitState {
 pub struct Resilience {
     server: &'static str,
     limit: Duration,
+    breaks: bool,
     circuit: Mutex<Circuit>,
 }
 
@@ -90,13 +91,20 @@ struct Circuit {
 }
 
 impl Resilience {
-    /// Guards a server that messages call `server` (`PostgreSQL`), whose operations may take `limit`.
+    /// Guards a server that messages call `server` (`PostgreSQL`), whose operations may take `limit`; one that is tried again may take it twice.
     #[must_use]
     pub fn new(server: &'static str, limit: Duration) -> Self {
-        Self { server, limit, circuit: Mutex::default() }
+        Self { server, limit, breaks: true, circuit: Mutex::default() }
     }
 
-    /// Runs an operation: within its time, once more if that is safe and the failure was transient, and not at all while
+    /// Limits and retries as [`Resilience::new`] does, and never breaks: for a file, which is not gone because one
+    /// operation on it took long.
+    #[must_use]
+    pub fn without_circuit(server: &'static str, limit: Duration) -> Self {
+        Self { breaks: false, ..Self::new(server, limit) }
+    }
+
+    /// Runs an operation: each attempt within its time, once more if that is safe and the failure was transient, and not at all while
     /// the circuit is open.
     ///
     /// - Dropping the future drops the operation; a trial of an open circuit that is dropped counts as none.
@@ -115,7 +123,7 @@ impl Resilience {
         let mut result = self.once(operation, &mut attempt).await;
         let again = |e: &Error| match e.kind() {
             ErrorKind::Unreachable => true,
-            ErrorKind::Transport | ErrorKind::Overloaded => repeat == Repeat::Safe,
+            ErrorKind::Transport => repeat == Repeat::Safe,
             _ => false,
         };
         if result.as_ref().is_err_and(again) {
@@ -196,7 +204,7 @@ struct Trial<'r> {
 impl Trial<'_> {
     fn settle(self, error: Option<&Error>) {
         let mut circuit = self.of.lock();
-        if !error.is_some_and(|e| is_servers_fault(e.kind())) {
+        if !self.of.breaks || !error.is_some_and(|e| is_servers_fault(e.kind())) {
             *circuit = Circuit { trying: circuit.trying, ..Circuit::default() };
             return;
         }
@@ -217,8 +225,10 @@ impl Drop for Trial<'_> {
     }
 }
 
+/// What says that the server is gone or silent. That it is busy, or gave up on one statement, it said itself: one tenant's
+/// heavy query must not take the store from everybody.
 fn is_servers_fault(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Transport | ErrorKind::Unreachable | ErrorKind::Overloaded | ErrorKind::Timeout)
+    matches!(kind, ErrorKind::Transport | ErrorKind::Unreachable | ErrorKind::Timeout)
 }
 
 #[cfg(test)]
@@ -285,7 +295,7 @@ mod tests {
     async fn one_tries_and_one_who_leaves_lets_the_next_try() {
         let guard = guard();
         for _ in 0..5 {
-            run(&guard, Repeat::Unsafe, ErrorKind::Overloaded, 9).await;
+            run(&guard, Repeat::Unsafe, ErrorKind::Unreachable, 9).await;
         }
         tokio::time::sleep(FIRST_PAUSE).await;
         {
@@ -301,6 +311,28 @@ mod tests {
             });
             assert!(gone.is_err());
             assert_eq!(other, (Some(ErrorKind::Unreachable), 0));
+        }
+        assert_eq!(run(&guard, Repeat::Safe, ErrorKind::Transport, 0).await, (None, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_server_is_not_a_lost_one() {
+        let guard = guard();
+        for _ in 0..20 {
+            assert_eq!(
+                run(&guard, Repeat::Safe, ErrorKind::Overloaded, 9).await.1,
+                1,
+                "nor is it asked twice"
+            );
+        }
+        assert_eq!(guard.state(), CircuitState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_has_no_circuit() {
+        let guard = Resilience::without_circuit("the file", Duration::from_secs(1));
+        for _ in 0..20 {
+            run(&guard, Repeat::Unsafe, ErrorKind::Transport, 9).await;
         }
         assert_eq!(run(&guard, Repeat::Safe, ErrorKind::Transport, 0).await, (None, 1));
     }

@@ -5,15 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use loomflow_core::{
-    AdmittedEmbed, Embedded, Embedder, Error, ErrorKind, Price, Result, RunContext, Usage, estimate_tokens,
-};
-use tokio::sync::Semaphore;
+use loomflow_core::{AdmittedEmbed, Embedded, Embedder, Price, Result, RunContext, Usage, estimate_tokens};
 use tokio::task::spawn_blocking;
 
 use crate::config::LocalEmbedderConfig;
 use crate::files::{Files, refused};
 use crate::network::Network;
+use crate::places::Places;
 
 /// Embeds with a BERT model in this process, on the CPU, from a folder. It uses no network and keeps nothing of any
 /// tenant.
@@ -25,7 +23,7 @@ pub struct LocalEmbedder {
     network: Arc<Network>,
     name: String,
     batch: usize,
-    permits: Arc<Semaphore>,
+    places: Places,
 }
 
 impl LocalEmbedder {
@@ -53,9 +51,9 @@ impl LocalEmbedder {
             Network::load(&dir, files).map(|network| (network, name))
         });
         // A model that no check foresaw may panic in the library that loads it.
-        let (network, name) = opened.await.map_err(|_| refused(&at, "holds a model that cannot be loaded"))??;
-        let permits = Arc::new(Semaphore::new(parallel.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Self { network: Arc::new(network), name, batch: batch.max(1), permits })
+        let (network, name) =
+            opened.await.map_err(|_| refused(&at, "holds a model that cannot be loaded"))??;
+        Ok(Self { network: Arc::new(network), name, batch: batch.max(1), places: Places::new(parallel) })
     }
 }
 
@@ -88,17 +86,8 @@ impl Embedder for LocalEmbedder {
     async fn embed(&self, _ctx: &RunContext, call: AdmittedEmbed) -> Result<Embedded> {
         let (mut vectors, mut tokens) = (Vec::with_capacity(call.texts().len()), 0);
         for batch in call.texts().chunks(self.batch) {
-            let permit = self.permits.clone().acquire_owned().await;
-            let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the semaphore was closed"))?;
             let (network, texts) = (self.network.clone(), batch.to_vec());
-            let computed = spawn_blocking(move || {
-                // Held until the batch ends, even when nobody waits for it any more.
-                let _permit = permit;
-                network.compute(&texts)
-            });
-            let computed = computed
-                .await
-                .map_err(|_| Error::new(ErrorKind::Internal, "the model panicked on a batch"))??;
+            let computed = self.places.compute(move || network.compute(&texts)).await?;
             vectors.extend(computed.vectors);
             tokens += computed.tokens;
         }

@@ -12,6 +12,8 @@ use tokenizers::Tokenizer;
 const MAX_WEIGHTS: u64 = 4 << 30;
 /// The longest of the other files.
 const MAX_TEXT: u64 = 64 << 20;
+/// Tokens of a text of one word: the two around it, too.
+const SHORTEST: usize = 3;
 /// Digits of the fingerprint: as good as unique among the models that anybody compares.
 const FINGERPRINT: usize = 16;
 
@@ -35,6 +37,8 @@ struct About {
     model_type: String,
     #[serde(default)]
     position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
     #[serde(default, rename = "_name_or_path")]
     name: Option<String>,
 }
@@ -51,11 +55,24 @@ struct Pooling {
     pooling_mode_max_tokens: bool,
     #[serde(default)]
     pooling_mode_mean_sqrt_len_tokens: bool,
+    #[serde(default)]
+    pooling_mode_weightedmean_tokens: bool,
+    #[serde(default)]
+    pooling_mode_lasttoken: bool,
 }
 
 #[derive(Deserialize)]
 struct Sentence {
     max_seq_length: Option<usize>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+/// What is read of `config_sentence_transformers.json`.
+#[derive(Deserialize)]
+struct Prompts {
+    #[serde(default)]
+    default_prompt_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,7 +84,8 @@ impl Files {
     /// Reads and checks. Blocks.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
-            let why = "is no folder; name the one that holds config.json, tokenizer.json and model.safetensors";
+            let why =
+                "is no folder; name the one that holds config.json, tokenizer.json and model.safetensors";
             return Err(refused(dir, why));
         }
         let mut hash = Sha256::new();
@@ -83,20 +101,13 @@ impl Files {
         let (pooling_at, pooling) = take("1_Pooling/config.json", MAX_TEXT)?;
         let (tokenizer_at, tokenizer) = take("tokenizer.json", MAX_TEXT)?;
         let (_, weights) = take("model.safetensors", MAX_WEIGHTS)?;
-        let sentence = optional(dir, "sentence_bert_config.json")?;
 
         let about: About = parse(&config_at, &config)?;
         let config = shape(&config_at, &about, &config)?;
         check_pooling(&pooling_at, &parse(&pooling_at, &pooling)?, &config)?;
         check_modules(dir)?;
-        let max_tokens = match &sentence {
-            Some((path, bytes)) => parse::<Sentence>(path, bytes)?.max_seq_length,
-            None => None,
-        };
-        let max_tokens = max_tokens.unwrap_or(usize::MAX).min(config.max_position_embeddings);
-        if max_tokens < 3 {
-            return Err(refused(&config_at, "leaves no room for a word in a text"));
-        }
+        check_prompts(dir)?;
+        let max_tokens = longest(dir, &config)?;
         hash.update((max_tokens as u64).to_be_bytes());
         let tokenizer = Tokenizer::from_bytes(&tokenizer).map_err(|e| broken(&tokenizer_at, &e))?;
         let words = tokenizer.get_vocab_size(true);
@@ -149,17 +160,29 @@ fn shape(path: &Path, about: &About, bytes: &[u8]) -> Result<bert::Config> {
         return Err(refused(path, &why));
     }
     if about.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
-        return Err(refused(path, "has positions that are not absolute, which this embedder does not compute"));
+        return Err(refused(
+            path,
+            "has positions that are not absolute, which this embedder does not compute",
+        ));
     }
-    let config: bert::Config = parse(path, bytes)?;
+    if about.is_decoder {
+        return Err(refused(
+            path,
+            "is of a decoder, whose words see only what came before; this embedder computes encoders",
+        ));
+    }
+    let config: bert::Config = serde_json::from_slice(bytes)
+        .map_err(|e| refused(path, &format!("describes no model that is computed here ({e})")))?;
     let numbers = [
         config.vocab_size,
         config.hidden_size,
         config.num_attention_heads,
         config.intermediate_size,
-        config.max_position_embeddings,
         config.type_vocab_size,
     ];
+    if config.max_position_embeddings < SHORTEST {
+        return Err(refused(path, "leaves no room for a word in a text"));
+    }
     if numbers.contains(&0) || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
         return Err(refused(path, "has sizes that no model can have"));
     }
@@ -169,13 +192,19 @@ fn shape(path: &Path, about: &About, bytes: &[u8]) -> Result<bert::Config> {
 fn check_pooling(path: &Path, pooling: &Pooling, config: &bert::Config) -> Result<()> {
     let others = pooling.pooling_mode_cls_token
         || pooling.pooling_mode_max_tokens
-        || pooling.pooling_mode_mean_sqrt_len_tokens;
+        || pooling.pooling_mode_mean_sqrt_len_tokens
+        || pooling.pooling_mode_weightedmean_tokens
+        || pooling.pooling_mode_lasttoken;
     if others || !pooling.pooling_mode_mean_tokens {
-        return Err(refused(path, "asks for another pooling than the mean of all tokens, which is what is computed"));
+        return Err(refused(
+            path,
+            "asks for another pooling than the mean of all tokens, which is what is computed",
+        ));
     }
     let (pooled, hidden) = (pooling.word_embedding_dimension, config.hidden_size);
     if pooled != hidden {
-        let why = format!("pools {pooled} components, and the model has {hidden}: the two are not of one model");
+        let why =
+            format!("pools {pooled} components, and the model has {hidden}: the two are not of one model");
         return Err(refused(path, &why));
     }
     Ok(())
@@ -187,10 +216,40 @@ fn check_modules(dir: &Path) -> Result<()> {
     for module in parse::<Vec<Module>>(&path, &bytes)? {
         let kind = module.r#type.rsplit('.').next().unwrap_or_default();
         if !["Transformer", "Pooling", "Normalize"].contains(&kind) {
-            return Err(refused(&path, &format!("has a layer {kind:?}, which this embedder does not compute")));
+            return Err(refused(
+                &path,
+                &format!("has a layer {kind:?}, which this embedder does not compute"),
+            ));
         }
     }
     Ok(())
+}
+
+/// Words that sentence-transformers would put before each text.
+fn check_prompts(dir: &Path) -> Result<()> {
+    let Some((path, bytes)) = optional(dir, "config_sentence_transformers.json")? else { return Ok(()) };
+    match parse::<Prompts>(&path, &bytes)?.default_prompt_name {
+        Some(_) => Err(refused(&path, "puts a prompt before each text, which this embedder does not")),
+        None => Ok(()),
+    }
+}
+
+/// Where texts are cut, in tokens.
+fn longest(dir: &Path, config: &bert::Config) -> Result<usize> {
+    let positions = config.max_position_embeddings;
+    let Some((path, bytes)) = optional(dir, "sentence_bert_config.json")? else { return Ok(positions) };
+    let sentence: Sentence = parse(&path, &bytes)?;
+    if sentence.do_lower_case {
+        return Err(refused(
+            &path,
+            "asks for lower case before the tokenizer, which this embedder does not compute",
+        ));
+    }
+    match sentence.max_seq_length {
+        Some(longest) if longest < SHORTEST => Err(refused(&path, "leaves no room for a word in a text")),
+        Some(longest) => Ok(longest.min(positions)),
+        None => Ok(positions),
+    }
 }
 
 /// The model's own name for itself, in a few plain characters.

@@ -7,6 +7,7 @@ mod config;
 mod embedder;
 mod files;
 mod network;
+mod places;
 
 pub use config::LocalEmbedderConfig;
 pub use embedder::LocalEmbedder;

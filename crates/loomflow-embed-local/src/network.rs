@@ -37,7 +37,8 @@ impl Network {
         let Files { config, mut tokenizer, weights, max_tokens, .. } = files;
         let weights_at = dir.join("model.safetensors");
         let broken = |error: candle_core::Error| {
-            let why = format!("does not fit config.json or is damaged ({error}): copy the model's folder again");
+            let why =
+                format!("does not fit config.json or is damaged ({error}): copy the model's folder again");
             refused(&weights_at, &why)
         };
         let weights =
@@ -45,16 +46,16 @@ impl Network {
         let model = BertModel::load(weights, &config).map_err(broken)?;
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         let tokenizer_at = dir.join("tokenizer.json");
-        tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(|error| refused(&tokenizer_at, &format!("cannot cut a text to {max_tokens} tokens ({error})")))?;
+        tokenizer.with_truncation(Some(truncation)).map_err(|error| {
+            refused(&tokenizer_at, &format!("cannot cut a text to {max_tokens} tokens ({error})"))
+        })?;
         // A batch is filled up to its longest text, not to whatever length the file asks for.
         tokenizer.with_padding(None);
         let network = Self { model, tokenizer, dimensions: config.hidden_size };
         // Weights that are no numbers load as well as others.
-        network.compute(&[Arc::from("ready")]).map_err(|error| {
-            refused(&weights_at, "loads and computes nothing of use").with_source(error)
-        })?;
+        network
+            .compute(&[Arc::from("ready")])
+            .map_err(|error| refused(&weights_at, "loads and computes nothing of use").with_source(error))?;
         Ok(network)
     }
 

@@ -64,6 +64,9 @@ impl Server {
                 continue;
             }
             scope.check_epoch(Epoch::new(head.state.epoch), operation)?;
+            if let Some(row) = &row {
+                row.check_owner(scope, operation)?;
+            }
             let space = head.state.space();
             let live = row.as_ref().filter(|row| row.is_live());
             let took_hold = match (plan(&Seen { row: live, space: space.as_ref(), newest })?, &row) {

@@ -42,8 +42,9 @@ impl Work {
 }
 
 impl Server {
-    /// Erases `what` and raises the epoch to the scope's.
-    pub(crate) async fn erase(&self, scope: &Scope, what: &Erase) -> Result<Counts> {
+    /// Erases `what` and raises the epoch to the scope's. `None` for the counts when so many erasures followed before
+    /// they were read that they are not kept any more.
+    pub(crate) async fn erase(&self, scope: &Scope, what: &Erase) -> Result<Option<Counts>> {
         let partition = Partition::of(scope.owner(), false);
         let epoch = scope.epoch().get();
         for _ in 0..TURNS {
@@ -53,10 +54,16 @@ impl Server {
                     "the tenant's data was erased at the same time; mint a newer epoch and try again";
                 return Err(Error::new(ErrorKind::Conflict, message).with_operation("forget"));
             }
+            // Before anything is decided: what was decided is done by whoever comes next, and has to be possible.
+            for kind in [Kind::Episode, Kind::Track, Kind::Block] {
+                for row in self.scan(&partition, kind, None, Fields::Some(&[]), "forget").await? {
+                    row.check_owner(scope, "forget")?;
+                }
+            }
             let state = head.state.with_pending(epoch, Pending::of(what));
             if self.update_head(&partition, &head, &state, "forget").await? {
                 let after = self.settled(&partition, "forget").await?;
-                return Ok(after.state.receipt(epoch).unwrap_or_default());
+                return Ok(after.state.receipt(epoch));
             }
         }
         Err(busy("forget"))

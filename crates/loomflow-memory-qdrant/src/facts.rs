@@ -20,8 +20,6 @@ use crate::store::QdrantMemory;
 #[async_trait]
 impl FactStore for QdrantMemory {
     async fn assert(&self, scope: &Scope, fact: NewFact) -> Result<Asserted> {
-        check(&fact)?;
-        check_embedding(fact.embedding.as_ref(), "assert")?;
         let name = [fact.subject.as_bytes(), fact.predicate.as_bytes()];
         self.server().write(scope, Kind::Track, &name, "assert", |seen| step(&fact, seen)).await
     }
@@ -63,6 +61,8 @@ impl Server {
 
 /// What asserting `new` does to its track.
 fn step(new: &NewFact, seen: &Seen<'_>) -> Result<Step<Asserted>> {
+    check(new)?;
+    check_embedding(new.embedding.as_ref(), "assert")?;
     Space::check(seen.space, new.embedding.as_ref(), "assert")?;
     if let (None, Some(embedding)) = (seen.space, &new.embedding) {
         return Ok(Step::Claim(embedding.clone()));

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use loomflow_core::rules::{rank, words};
 use loomflow_core::{
-    Embedding, Episode, EpisodeId, Error, ErrorKind, Fact, MemoryBlock, Owner, Result, SessionId, Timestamp,
+    Embedding, Episode, EpisodeId, Error, ErrorKind, Fact, MemoryBlock, Owner, Result, Scope, SessionId,
+    Timestamp,
 };
 use qdrant_client::Payload;
 use qdrant_client::qdrant::point_id::PointIdOptions;
@@ -62,11 +63,7 @@ impl Row {
         let owner = Owner::from_columns(&namespace, text(field::USER).as_deref())?;
         let token = text(field::TOKEN).ok_or_else(broken)?;
         if partition != asked.hex() && owner == *asked.owner() {
-            return Err(Error::new(
-                ErrorKind::IsolationViolation,
-                "Qdrant holds a record in a partition that is not its owner's; it was withheld",
-            )
-            .with_operation(operation));
+            return Err(misfiled(operation));
         }
         let writes = match payload.remove(field::WRITES).and_then(|v| v.kind) {
             Some(Json::ListValue(list)) => list.values.into_iter().filter_map(into_text).collect(),
@@ -77,6 +74,11 @@ impl Row {
             _ => None,
         };
         Ok(Self { id, owner, token, writes, live })
+    }
+
+    /// Refuses a record of another owner than the scope's, before it is written over, counted or erased as the scope's.
+    pub(crate) fn check_owner(&self, scope: &Scope, operation: &'static str) -> Result<()> {
+        if scope.owns(&self.owner) { Ok(()) } else { Err(misfiled(operation)) }
     }
 
     /// Whether it has content.
@@ -111,6 +113,11 @@ impl Row {
     fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         BASE64.decode(self.text(name)?).ok()
     }
+}
+
+fn misfiled(operation: &'static str) -> Error {
+    let message = "Qdrant holds a record in a partition that is not its owner's; it was withheld";
+    Error::new(ErrorKind::IsolationViolation, message).with_operation(operation)
 }
 
 fn into_text(value: Value) -> Option<String> {

@@ -243,18 +243,29 @@ impl TenantData for QdrantMemory {
     }
 
     async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
-        let counts = self.server.erase(scope, what).await?;
-        Ok(Erased::new(NAME)
-            .with_count("episode", counts.episodes)
-            .with_count("fact", counts.facts)
-            .with_count("block", counts.blocks))
+        let line = match self.server.erase(scope, what).await? {
+            Some(counts) => Erased::new(NAME)
+                .with_count("episode", counts.episodes)
+                .with_count("fact", counts.facts)
+                .with_count("block", counts.blocks),
+            None => Erased::new(NAME).with_retained(
+                "nothing of what was to be erased; how much it was is not known any more, because more erasures followed \
+                 at once than receipts are kept",
+            ),
+        };
+        Ok(match what.is_everything() {
+            true => line.with_retained(
+                "the namespace and the user id, with the epoch and the counts of the last erasures: they keep writes \
+                 that are older than the erasure out",
+            ),
+            false => line,
+        })
     }
 }
 
 #[async_trait]
 impl MemoryStore for QdrantMemory {
     async fn remember(&self, scope: &Scope, episode: NewEpisode) -> Result<EpisodeId> {
-        check_embedding(episode.embedding.as_ref(), "remember")?;
         let episode = Episode::from(episode);
         let id = episode.id;
         let name = id.as_u128().to_be_bytes();
@@ -262,6 +273,7 @@ impl MemoryStore for QdrantMemory {
             if seen.row.is_some() {
                 return Ok(Step::Done(id));
             }
+            check_embedding(episode.embedding.as_ref(), "remember")?;
             Space::check(seen.space, episode.embedding.as_ref(), "remember")?;
             match (seen.space, &episode.embedding) {
                 (None, Some(embedding)) => Ok(Step::Claim(embedding.clone())),

@@ -288,3 +288,32 @@ async fn an_erasure_that_pauses_takes_nothing_that_came_after_it() {
         }
     }
 }
+
+/// The counts of an erasure that many others overtook are not known, and are not given as none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_that_are_not_kept_any_more_are_not_said_to_be_zero() {
+    let (memory, other) = (connect(&shared()).await, connect(&shared()).await);
+    let mut unknown = 0;
+    for polls in 0..60 {
+        let world = World::new();
+        let (alice, fresh) = (world.user("alice"), world.user_at("alice", 1));
+        fill(&memory, &alice, "falcon", "s").await;
+        let what = Erase::everything();
+        let Err(paused) = pause(Box::pin(memory.forget(&fresh, &what)), polls).await else { break };
+        if other.epoch(&fresh).await.unwrap().get() == 0 {
+            continue;
+        }
+        for epoch in 2..12 {
+            other.forget(&world.user_at("alice", epoch), &what).await.unwrap();
+        }
+        match paused.await {
+            Ok(line) if line.counts.is_empty() => {
+                assert_eq!(line.retained.len(), 2, "{line:?}");
+                unknown += 1;
+            }
+            Ok(line) => assert_eq!(line.total(), 3, "{line:?}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+        }
+    }
+    assert!(unknown > 0, "no erasure was overtaken after it was decided");
+}

@@ -11,10 +11,12 @@ use std::time::Duration;
 use common::{World, at, connect, drop_collection, new_run, own, session, shared, turn};
 use loomflow_conformance::doubles::FaultyProxy;
 use loomflow_core::{
-    ErrorKind, FactQuery, FactStore as _, HistoryLimit, MemoryStore as _, NewFact, PutBlock, RecallQuery,
-    TenantData as _,
+    Embedding, Erase, ErrorKind, FactQuery, FactStore as _, HistoryLimit, MemoryStore as _, NewFact, Owner,
+    PutBlock, RecallQuery, TenantData as _,
 };
 use loomflow_memory_qdrant::{QdrantMemory, QdrantMemoryConfig};
+use qdrant_client::Payload;
+use qdrant_client::qdrant::{Condition, Filter, SetPayloadPointsBuilder};
 use serde_json::json;
 
 /// Reads that lost their filter return what is another's, and core's wall withholds it.
@@ -65,6 +67,61 @@ async fn a_record_in_the_wrong_partition_is_refused() {
     drop_collection(&config.collection).await;
 }
 
+/// A known run is known whatever vector comes with it, and an erased tenant's write is erased before it is invalid.
+#[tokio::test]
+async fn a_known_run_comes_before_its_vector() {
+    let (memory, world) = (connect(&shared()).await, World::new());
+    let (alice, run) = (world.user("alice"), new_run());
+    let new = || turn(run, &session("s"), at(1), "falcon", "r");
+    let id = memory.remember(&alice, new()).await.unwrap();
+    let empty = Embedding::new("m", Vec::<f32>::new());
+    assert_eq!(memory.remember(&alice, new().with_embedding(empty.clone())).await.unwrap(), id);
+    let other = turn(new_run(), &session("s"), at(1), "falcon", "r").with_embedding(empty.clone());
+    assert_eq!(memory.remember(&alice, other.clone()).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    let line = memory.forget(&world.user_at("alice", 1), &Erase::everything()).await.unwrap();
+    assert!(line.retained.len() == 1 && line.retained[0].contains("user id"), "{line:?}");
+    assert_eq!(memory.remember(&alice, other).await.unwrap_err().kind(), ErrorKind::Erased);
+    let fact = NewFact::new("me", "said", "falcon", at(1)).with_embedding(empty);
+    assert_eq!(memory.assert(&alice, fact).await.unwrap_err().kind(), ErrorKind::Erased);
+}
+
+/// Names another owner in the records of `owner`'s partition, and leaves the head.
+async fn disown(collection: &str, owner: &Owner, kind: &str) {
+    let partition = Condition::matches("partition", owner.partition_hex());
+    let filter = Filter::must([partition, Condition::matches("kind", kind.to_owned())]);
+    let payload = Payload::try_from(json!({"user_id": "mallory"})).unwrap();
+    let set = SetPayloadPointsBuilder::new(collection, payload);
+    common::client().set_payload(set.points_selector(filter).wait(true)).await.unwrap();
+}
+
+/// What is filed under a user and names another is neither reinforced, superseded, replaced nor erased as the user's.
+#[tokio::test]
+async fn a_write_or_an_erasure_does_not_take_over_a_foreign_record() {
+    let config = own();
+    let memory = connect(&config).await;
+    for kind in ["episode", "track", "block"] {
+        let world = World::new();
+        let (alice, run) = (world.user("alice"), new_run());
+        let episode = || turn(run, &session("s"), at(1), "falcon", "r");
+        let fact = || NewFact::new("me", "said", "falcon", at(1));
+        let block = || PutBlock::new("b", "falcon", at(1));
+        memory.remember(&alice, episode()).await.unwrap();
+        memory.assert(&alice, fact()).await.unwrap();
+        memory.put_block(&alice, block()).await.unwrap();
+        disown(&config.collection, alice.owner(), kind).await;
+        let written = match kind {
+            "episode" => memory.remember(&alice, episode()).await.map(drop),
+            "track" => memory.assert(&alice, fact()).await.map(drop),
+            _ => memory.put_block(&alice, block()).await,
+        };
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::IsolationViolation, "{kind}");
+        let erased = memory.forget(&world.user_at("alice", 1), &Erase::everything()).await;
+        assert_eq!(erased.unwrap_err().kind(), ErrorKind::IsolationViolation, "{kind}");
+        assert_eq!(memory.epoch(&alice).await.unwrap().get(), 0, "nothing was decided");
+    }
+    drop_collection(&config.collection).await;
+}
+
 /// A collection of a newer program is refused untouched, and one that is missing is made only on request.
 #[tokio::test]
 async fn versions_are_checked() {
@@ -79,14 +136,9 @@ async fn versions_are_checked() {
     QdrantMemory::migrate(&config).await.unwrap();
     connect(&config.clone().with_migrate(false)).await;
     let client = common::client();
-    let newer = qdrant_client::Payload::try_from(json!({"version": 2})).unwrap();
-    let all = qdrant_client::qdrant::Filter::must([qdrant_client::qdrant::Condition::matches(
-        "kind",
-        "schema".to_owned(),
-    )]);
-    let set = qdrant_client::qdrant::SetPayloadPointsBuilder::new(&config.collection, newer)
-        .points_selector(all)
-        .wait(true);
+    let newer = Payload::try_from(json!({"version": 2})).unwrap();
+    let all = Filter::must([Condition::matches("kind", "schema".to_owned())]);
+    let set = SetPayloadPointsBuilder::new(&config.collection, newer).points_selector(all).wait(true);
     client.set_payload(set).await.unwrap();
     for config in [config.clone(), config.clone().with_migrate(false)] {
         let error = QdrantMemory::connect(config).await.unwrap_err();
@@ -224,9 +276,7 @@ async fn a_killed_server_forgets_nothing_that_was_acknowledged() {
         let fresh = world.user_at("alice", alice.epoch().get() + 1);
         let erasing = {
             let memory = memory.clone();
-            tokio::spawn(
-                async move { memory.forget(&fresh, &loomflow_core::Erase::session(session("s"))).await },
-            )
+            tokio::spawn(async move { memory.forget(&fresh, &Erase::session(session("s"))).await })
         };
         tokio::time::sleep(Duration::from_millis(round * 4)).await;
         drop(server);

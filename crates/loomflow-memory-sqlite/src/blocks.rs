@@ -29,7 +29,7 @@ pub(crate) fn block(row: &SqliteRow, last: &mut Option<Owner>) -> Result<(Owner,
     Ok((row.owner(last)?, MemoryBlock::new(name, text, place, row.time("updated_at")?)))
 }
 
-const OLD: &str = "SELECT k.content, k.place FROM memory_blocks AS k CROSS JOIN memory_block_texts AS t ON t.content = k.content \
+const OLD: &str = "SELECT k.content, k.place, t.namespace, t.user_id FROM memory_blocks AS k CROSS JOIN memory_block_texts AS t ON t.content = k.content \
                    WHERE k.partition = ?1 AND t.name = ?2";
 const REMOVE: &str = "DELETE FROM memory_blocks WHERE partition = ?1 AND content = ?2";
 const INSERT_TEXT: &str =
@@ -46,6 +46,7 @@ pub(crate) async fn put(conn: &mut SqliteConnection, author: &Author, put: &PutB
     let old = old.fetch_optional(&mut *conn).await.map_err(fail)?;
     let mut place = 0;
     if let Some(old) = old {
+        author.check(&old, OPERATION)?;
         let content: i64 = old.cell("content")?;
         place = old.cell("place")?;
         blank(conn, &schema::list([content]), OPERATION).await?;

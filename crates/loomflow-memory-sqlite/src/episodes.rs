@@ -151,8 +151,10 @@ impl Key {
 
 const LATEST: &str = "SELECT k.at, k.id, k.content, k.messages FROM memory_episodes AS k \
                       CROSS JOIN memory_episode_texts AS t ON t.content = k.content \
-                      WHERE k.partition = ?1 AND k.session = ?2 AND t.session = ?3 \
-                      ORDER BY k.at DESC, k.id DESC LIMIT ?4 OFFSET ?5";
+                      WHERE k.partition = ?1 AND k.session = ?2 AND t.session = ?3 AND (k.at, k.id) < (?5, ?6) \
+                      ORDER BY k.at DESC, k.id DESC LIMIT ?4";
+/// What every id is less than: one that is longer.
+const AFTER_ALL: [u8; 17] = [0xff; 17];
 
 /// The latest episodes of a session whose messages fit, newest first.
 async fn latest(
@@ -163,14 +165,19 @@ async fn latest(
     limit: HistoryLimit,
     operation: &'static str,
 ) -> Result<Vec<Key>> {
-    let (mut keys, mut sizes) = (Vec::new(), Vec::new());
+    let (mut keys, mut sizes): (Vec<Key>, Vec<usize>) = (Vec::new(), Vec::new());
     loop {
+        let (at, id) = match keys.last() {
+            Some(last) => (last.at.as_micros(), last.id.to_be_bytes().to_vec()),
+            None => (i64::MAX, AFTER_ALL.to_vec()),
+        };
         let page = sqlx::query(filter.sql(LATEST))
             .bind(schema::partition(scope))
             .bind(schema::session_key(session.as_str()))
             .bind(session.as_str())
             .bind(schema::number(HISTORY_PAGE))
-            .bind(schema::number(keys.len()));
+            .bind(at)
+            .bind(id);
         let page = page.fetch_all(&mut *conn).await.map_err(failed(operation))?;
         for row in &page {
             keys.push(Key::of(row)?);

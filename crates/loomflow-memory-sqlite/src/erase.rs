@@ -37,7 +37,7 @@ pub(crate) async fn forget(conn: &mut SqliteConnection, author: &Author, what: &
     Ok(gone.with_count("fact", facts).with_count("block", blocks))
 }
 
-const EPISODES: &str = "SELECT k.content, k.id FROM memory_episodes AS k \
+const EPISODES: &str = "SELECT k.content, k.id, t.namespace, t.user_id FROM memory_episodes AS k \
                         CROSS JOIN memory_episode_texts AS t ON t.content = k.content \
                         WHERE k.partition = ?1 AND (?2 IS NULL OR (k.session = ?2 AND t.session = ?3)) \
                         AND (?4 IS NULL OR k.at < ?4)";
@@ -59,7 +59,7 @@ async fn erase_episodes(
         .bind(session)
         .bind(what.before.map(Timestamp::as_micros));
     let rows = rows.fetch_all(&mut *conn).await.map_err(fail)?;
-    let going = contents(&rows)?;
+    let going = contents(author, &rows)?;
     sqlx::query(BLANK_EPISODES).bind(&*going).execute(&mut *conn).await.map_err(fail)?;
     delete(conn, author, DELETE_EPISODES, &going).await?;
     rows.iter().map(|row| row.id("id").map(EpisodeId::from_u128)).collect()
@@ -72,7 +72,8 @@ struct Sourced {
     sources: Vec<EpisodeId>,
 }
 
-const FACTS: &str = "SELECT content, known_from, sources FROM memory_facts WHERE partition = ?1";
+const FACTS: &str = "SELECT k.content, k.known_from, k.sources, t.namespace, t.user_id FROM memory_facts AS k \
+                     CROSS JOIN memory_fact_texts AS t ON t.content = k.content WHERE k.partition = ?1";
 const HELD: &str = "SELECT id FROM memory_episodes WHERE partition = ?1";
 const SET_SOURCES: &str =
     "UPDATE memory_facts SET sources = ?4 WHERE partition = ?1 AND known_from = ?2 AND content = ?3";
@@ -87,7 +88,7 @@ async fn erase_facts(
 ) -> Result<u64> {
     let fail = failed(OPERATION);
     let rows = sqlx::query(FACTS).bind(&author.partition[..]).fetch_all(&mut *conn).await.map_err(fail)?;
-    let rows = rows.iter().map(sourced).collect::<Result<Vec<Sourced>>>()?;
+    let rows = rows.iter().map(|row| sourced(author, row)).collect::<Result<Vec<Sourced>>>()?;
     let held = sqlx::query(HELD).bind(&author.partition[..]);
     let held = held.fetch_all(&mut *conn).await.map_err(fail)?;
     let held =
@@ -120,13 +121,15 @@ async fn erase_facts(
     Ok(gone)
 }
 
-fn sourced(row: &SqliteRow) -> Result<Sourced> {
+fn sourced(author: &Author, row: &SqliteRow) -> Result<Sourced> {
+    author.check(row, OPERATION)?;
     let sources = facts::sources(row.cell("sources")?);
     Ok(Sourced { content: row.cell("content")?, known_from: row.time("known_from")?, sources })
 }
 
-const BLOCKS: &str =
-    "SELECT content FROM memory_blocks WHERE partition = ?1 AND (?2 IS NULL OR updated_at < ?2)";
+const BLOCKS: &str = "SELECT k.content, t.namespace, t.user_id FROM memory_blocks AS k \
+                      CROSS JOIN memory_block_texts AS t ON t.content = k.content \
+                      WHERE k.partition = ?1 AND (?2 IS NULL OR k.updated_at < ?2)";
 const DELETE_BLOCKS: &str =
     "DELETE FROM memory_blocks WHERE partition = ?1 AND content IN (SELECT value FROM json_each(?2))";
 
@@ -137,7 +140,7 @@ async fn erase_blocks(conn: &mut SqliteConnection, author: &Author, what: &Erase
     }
     let rows = sqlx::query(BLOCKS).bind(&author.partition[..]).bind(by_time.map(Timestamp::as_micros));
     let rows = rows.fetch_all(&mut *conn).await.map_err(failed(OPERATION))?;
-    let going = contents(&rows)?;
+    let going = contents(author, &rows)?;
     blocks::blank(conn, &going, OPERATION).await?;
     delete(conn, author, DELETE_BLOCKS, &going).await?;
     Ok(rows.len() as u64)
@@ -153,7 +156,11 @@ async fn delete(
     delete.execute(conn).await.map(drop).map_err(failed(OPERATION))
 }
 
-fn contents(rows: &[SqliteRow]) -> Result<String> {
-    let contents = rows.iter().map(|row| row.cell("content")).collect::<Result<Vec<i64>>>()?;
+fn contents(author: &Author, rows: &[SqliteRow]) -> Result<String> {
+    let content = |row: &SqliteRow| {
+        author.check(row, OPERATION)?;
+        row.cell("content")
+    };
+    let contents = rows.iter().map(content).collect::<Result<Vec<i64>>>()?;
     Ok(schema::list(contents))
 }

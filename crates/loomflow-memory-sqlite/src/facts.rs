@@ -34,7 +34,7 @@ struct Row {
 }
 
 const BELIEVED: &str = "SELECT k.id, k.content, k.confidence, k.valid_from, k.valid_until, k.known_from, k.known_until, k.sources, \
-                        t.subject, t.predicate, t.object, t.vector IS NOT NULL AS has_vector FROM memory_facts AS k \
+                        t.namespace, t.user_id, t.subject, t.predicate, t.object, t.vector IS NOT NULL AS has_vector FROM memory_facts AS k \
                         CROSS JOIN memory_fact_texts AS t ON t.content = k.content \
                         WHERE k.partition = ?1 AND k.topic = ?2 AND k.known_until IS NULL AND t.subject = ?3 AND t.predicate = ?4";
 const LAST_KNOWN: &str = "SELECT max(known_from) FROM memory_facts WHERE partition = ?1";
@@ -81,6 +81,7 @@ async fn believed(conn: &mut SqliteConnection, author: &Author, new: &NewFact) -
         .bind(&*new.predicate);
     let rows = rows.fetch_all(conn).await.map_err(failed(ASSERT))?;
     let row = |row: &SqliteRow| {
+        author.check(row, ASSERT)?;
         Ok(Row { fact: fact(row)?, content: row.cell("content")?, has_vector: row.cell("has_vector")? })
     };
     rows.iter().map(row).collect()

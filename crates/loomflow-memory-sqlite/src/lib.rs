@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod compact;
 mod config;
 mod episodes;
 mod erase;

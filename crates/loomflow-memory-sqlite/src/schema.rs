@@ -36,6 +36,15 @@ impl Author {
         Self { partition: partition(scope), owner: scope.owner().clone(), epoch: scope.epoch() }
     }
 
+    /// Refuses a row of another owner, before it is written over or erased as the author's.
+    pub(crate) fn check(&self, row: &SqliteRow, operation: &'static str) -> Result<()> {
+        if row.owner(&mut Some(self.owner.clone()))? == self.owner {
+            return Ok(());
+        }
+        let message = "the file holds a row in a partition that is not its owner's; it was withheld";
+        Err(Error::new(ErrorKind::IsolationViolation, message).with_operation(operation))
+    }
+
     pub(crate) fn namespace(&self) -> &str {
         self.owner.namespace().as_str()
     }

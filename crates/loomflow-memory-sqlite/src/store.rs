@@ -16,7 +16,7 @@ use loomflow_support_sql::sqlite::{Database, SERVER, failed};
 use crate::config::SqliteMemoryConfig;
 use crate::export::Export;
 use crate::schema::{self, Author, Filter, SCHEMA, STORE};
-use crate::{blocks, episodes, erase, facts, profile};
+use crate::{blocks, compact, episodes, erase, facts, profile};
 
 /// Memory in one SQLite file, which several processes may share. See the crate's documentation.
 ///
@@ -47,7 +47,7 @@ impl SqliteMemory {
     /// file is left untouched.
     pub async fn connect(config: SqliteMemoryConfig) -> Result<Self> {
         let database = Database::open(config.file(), &SCHEMA, config.migrate).await?;
-        let guard = Resilience::new(SERVER, config.operation_timeout);
+        let guard = Resilience::without_circuit(SERVER, config.operation_timeout);
         let inner = Arc::new(Inner { database, guard, filter: Filter::of(&config) });
         Ok(Self { inner, clock: Arc::new(SystemClock) })
     }
@@ -59,6 +59,21 @@ impl SqliteMemory {
     /// As [`SqliteMemory::connect`].
     pub async fn migrate(config: &SqliteMemoryConfig) -> Result<()> {
         Database::migrate(&config.file(), &SCHEMA).await
+    }
+
+    /// Gives the space of what was erased or replaced back to the disk, for every tenant of the file.
+    ///
+    /// The file only grows by itself: what is erased is overwritten where it lies, and its place is not used again. This
+    /// writes the whole file anew. Meanwhile reads go on and every write waits, in other processes up to its timeout; it
+    /// takes memory for about what is left in the file, and room on the disk for as much. It has no timeout of its own,
+    /// and is done all the same when its caller leaves. For a quiet hour.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Capacity`](loomflow_core::ErrorKind::Capacity) for a full disk and
+    /// [`ErrorKind::Overloaded`](loomflow_core::ErrorKind::Overloaded) when another process writes. Nothing is lost then.
+    pub async fn compact(&self) -> Result<()> {
+        self.inner.database.compact("compact", |conn| Box::pin(compact::compact(conn))).await
     }
 
     /// Takes the wall clock from `clock`; only [`MemoryStore::profile`] reads it.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use common::{Folder, at, raw, scope, session, turn};
+use common::{Folder, at, owner, plant_block, plant_episode, plant_fact, raw, scope, session, turn};
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use loomflow_core::{
@@ -238,6 +238,108 @@ async fn the_bytes_of_what_was_erased_are_gone_from_every_file() {
         );
         assert_eq!(left.len(), USERS - gone.len(), "and nobody else left");
     }
+}
+
+/// Everything a user has, and how large the file is.
+async fn held(store: &SqliteMemory, user: usize) -> Vec<serde_json::Value> {
+    let scope = scope(&format!("canary_{user:06}"), 0);
+    let items: Vec<_> = store.export(&scope).await.unwrap().try_collect().await.unwrap();
+    items.into_iter().map(|item| item.open(&scope).unwrap().data).collect()
+}
+
+/// Compacting gives back what was erased, keeps what was not, and leaves no copies that a later erasure would miss.
+#[tokio::test(flavor = "multi_thread")]
+async fn compacting_shrinks_the_file_and_keeps_the_rest() {
+    const USERS: usize = 90;
+    let folder = Folder::new();
+    let config = SqliteMemoryConfig::new(folder.file()).with_durability(Durability::Normal);
+    let store = Arc::new(SqliteMemory::connect(config).await.unwrap());
+    for n in 0..4 {
+        join_all((0..USERS).map(|user| say(&store, user, n))).await;
+    }
+    let forget = async |user: usize| {
+        let scope = scope(&format!("canary_{user:06}"), 1);
+        store.forget(&scope, &Erase::everything()).await.unwrap();
+    };
+    let stays = |user: &usize| user.is_multiple_of(3);
+    for user in (0..USERS).filter(|user| !stays(user)) {
+        forget(user).await;
+    }
+    let size = || std::fs::metadata(folder.file()).unwrap().len();
+    let kept: Vec<usize> = (0..USERS).filter(stays).collect();
+    let mut before = Vec::new();
+    for user in &kept {
+        before.push(held(&store, *user).await);
+    }
+    let large = size();
+    let (late, compacted) = tokio::join!(say(&store, kept[0], 9), store.compact());
+    compacted.unwrap();
+    let () = late;
+    assert!(size() * 2 < large, "{} of {large} bytes are left", size());
+    for (user, before) in kept.iter().zip(&before).skip(1) {
+        assert_eq!(held(&store, *user).await, *before);
+    }
+    assert!(held(&store, kept[0]).await.len() > before[0].len(), "what was written meanwhile is there");
+    assert_eq!(canaries(&folder), kept.iter().copied().collect());
+    store.compact().await.expect("it can be done again");
+    for user in &kept {
+        say(&store, *user, 11).await;
+    }
+    for (n, user) in kept.iter().enumerate() {
+        forget(*user).await;
+        assert_eq!(canaries(&folder), kept[n + 1..].iter().copied().collect(), "compacting left no copies");
+    }
+}
+
+/// What is filed under a user and names another is neither reinforced, replaced nor erased as the user's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_or_an_erasure_does_not_take_over_a_foreign_row() {
+    let mallory = owner("mallory");
+    for kind in ["fact", "block", "episode"] {
+        let folder = Folder::new();
+        let store = open(&folder).await;
+        let alice = scope("alice", 0);
+        let mut conn = raw(&folder.file()).await;
+        let fact = NewFact::new("me", "said", "falcon", at(1));
+        let block = PutBlock::new("b", "falcon", at(1));
+        let written = match kind {
+            "fact" => {
+                plant_fact(&mut conn, alice.owner(), &mallory, &fact).await;
+                let vector = Embedding::new("m", [1.0]);
+                store.assert(&alice, fact.clone().with_embedding(vector)).await.map(drop)
+            }
+            "block" => {
+                plant_block(&mut conn, alice.owner(), &mallory, &block).await;
+                store.put_block(&alice, block).await
+            }
+            _ => {
+                plant_episode(&mut conn, alice.owner(), &mallory, &turn(1, "falcon")).await;
+                Err(loomflow_core::Error::new(ErrorKind::IsolationViolation, "only erasures touch another's"))
+            }
+        };
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::IsolationViolation, "{kind}");
+        let erased = store.forget(&scope("alice", 1), &Erase::everything()).await;
+        assert_eq!(erased.unwrap_err().kind(), ErrorKind::IsolationViolation, "{kind}");
+        assert_eq!(store.epoch(&alice).await.unwrap(), Epoch::ZERO, "nothing was done");
+        assert!(contains(&folder.bytes(), "mallory"), "{kind}");
+    }
+}
+
+/// Pages of one session, of which many episodes are of one moment, neither repeat nor skip.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_session_is_read_in_pages() {
+    let folder = Folder::new();
+    let store = open(&folder).await;
+    let alice = scope("alice", 0);
+    for n in 0..200 {
+        store.remember(&alice, turn(n / 50, &format!("{n}"))).await.unwrap();
+    }
+    let said = said(&store, &alice).await;
+    let all: HashSet<&str> = said.iter().step_by(2).map(String::as_str).collect();
+    assert_eq!((said.len(), all.len()), (400, 200));
+    let last = store.history(&alice, &session("s"), HistoryLimit::messages(300)).await.unwrap();
+    let last: Vec<String> = last.into_iter().map(|m| m.open(&alice).unwrap().text.to_string()).collect();
+    assert_eq!(last, said[100..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

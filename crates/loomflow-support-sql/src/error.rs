@@ -1,17 +1,42 @@
 //! What a database's error means to a caller, without a credential or a row's content in it.
 
+use std::fmt;
+
 use loomflow_core::{Error, ErrorKind};
 use sqlx::error::ErrorKind as Constraint;
 
 /// Classifies an error of `server` (`PostgreSQL`) during `operation`: what is transient is retryable.
 ///
-/// - The database's own text stays the source; the message is ours. A connection string is never part of either: sqlx
-///   does not put it there, and nothing here does.
+/// - The message is ours. Of what a database says of a row, its code and the name of a constraint stay as the source, and
+///   nothing else: its texts quote values. A connection string is never part of an error: sqlx does not put it there.
 #[must_use]
 pub fn store_error(error: sqlx::Error, server: &'static str, operation: &'static str) -> Error {
     let (kind, message) = classify(&error, server);
-    Error::new(kind, message).with_operation(operation).with_source(error)
+    let told = Error::new(kind, message).with_operation(operation);
+    match &error {
+        sqlx::Error::Database(db) => told.with_source(Refused {
+            code: db.code().map(|code| code.into_owned()).unwrap_or_default(),
+            constraint: db.constraint().map(str::to_owned),
+        }),
+        _ => told.with_source(error),
+    }
 }
+
+/// What may be told of a database's refusal.
+#[derive(Debug)]
+struct Refused {
+    code: String,
+    constraint: Option<String>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code {}", self.code)?;
+        self.constraint.iter().try_for_each(|name| write!(f, ", constraint {name}"))
+    }
+}
+
+impl std::error::Error for Refused {}
 
 fn classify(error: &sqlx::Error, server: &str) -> (ErrorKind, String) {
     use sqlx::Error as E;
@@ -57,7 +82,7 @@ fn database(db: &dyn sqlx::error::DatabaseError, server: &str) -> (ErrorKind, St
         "40001" | "40P01" | "55P03" => {
             (ErrorKind::Overloaded, format!("{server} gave up waiting for a lock"))
         }
-        "57014" => (ErrorKind::Timeout, format!("{server} cancelled a statement that took too long")),
+        "57014" => (ErrorKind::Overloaded, format!("{server} cancelled a statement that took too long")),
         "53300" | "57P03" => (ErrorKind::Unreachable, format!("{server} takes no more connections now")),
         c if c.starts_with("08") || c.starts_with("57P") => {
             (ErrorKind::Transport, format!("the connection to {server} was ended by it"))

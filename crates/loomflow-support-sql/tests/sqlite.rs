@@ -239,6 +239,16 @@ async fn a_full_disk_fails_the_group_and_leaves_nothing_half_done() {
     let writes = async { tokio::join!(write(&database, 2), large(3), write(&database, 4)) };
     let ((before, full, after), ()) = tokio::join!(writes, async { go.send(()).unwrap() });
     assert_eq!(full.unwrap_err().kind(), ErrorKind::Capacity);
+    let bystanders: Vec<&Error> = [&before, &after].into_iter().filter_map(|r| r.as_ref().err()).collect();
+    assert!(!bystanders.is_empty(), "the group was not one");
+    for error in bystanders {
+        assert_eq!(
+            error.kind(),
+            ErrorKind::Overloaded,
+            "not what somebody else's write failed with: {error}"
+        );
+        assert!(error.is_retryable() && error.to_string().contains("nothing was written"), "{error}");
+    }
     let acknowledged: Vec<i64> = [Ok(1), before, after].into_iter().filter_map(Result::ok).collect();
     assert_eq!(held(&database).await, acknowledged, "what was answered is there, and nothing else");
     write(&database, 5).await.expect("the writer survives, and small writes still fit");

@@ -122,9 +122,21 @@ impl User {
         expect(answer, AssertOutcome::New, &ended)
     }
 
+    /// Where the assertion ends once what begins later has cut it.
+    fn cut(&self, new: &NewFact) -> i64 {
+        let (from, mut until) = (new.valid_from.as_micros(), end(new.valid_until));
+        for (f, _) in &self.rows {
+            let begins = f.valid_from.as_micros();
+            if is_rival(f, new) && begins > from && begins < until {
+                until = begins;
+            }
+        }
+        until
+    }
+
     /// The rows that an assertion strengthens: more than one when nothing tells them apart.
     fn reinforced(&self, new: &NewFact) -> Option<Vec<usize>> {
-        let (from, asked) = (new.valid_from.as_micros(), end(new.valid_until));
+        let (from, asked) = (new.valid_from.as_micros(), self.cut(new));
         let covers = |f: &Fact| {
             f.subject == new.subject
                 && f.predicate == new.predicate
@@ -145,25 +157,12 @@ impl User {
 
     /// Writes a row, and returns the ids of those it ended, oldest first.
     fn write(&mut self, new: &NewFact, id: FactId) -> Vec<FactId> {
-        let (from, asked) = (new.valid_from.as_micros(), end(new.valid_until));
+        let (from, until) = (new.valid_from.as_micros(), self.cut(new));
         let mut now = new.recorded_at;
         for (f, _) in &self.rows {
             now = now.max(f.known_from);
         }
-        let rival = |f: &Fact| {
-            new.cardinality == Cardinality::One
-                && f.known_until.is_none()
-                && f.subject == new.subject
-                && f.predicate == new.predicate
-                && f.object != new.object
-        };
-        let mut until = asked;
-        for (f, _) in &self.rows {
-            let begins = f.valid_from.as_micros();
-            if rival(f) && begins > from && begins < asked {
-                until = until.min(begins);
-            }
-        }
+        let rival = |f: &Fact| is_rival(f, new);
         let (mut ended, mut rests) = (Vec::new(), Vec::new());
         for (f, v) in &mut self.rows {
             let (a, z) = (f.valid_from.as_micros(), end(f.valid_until));
@@ -319,4 +318,12 @@ fn end(until: Option<Timestamp>) -> i64 {
 
 fn back(until: i64) -> Option<Timestamp> {
     (until != i64::MAX).then(|| Timestamp::from_micros(until))
+}
+
+fn is_rival(f: &Fact, new: &NewFact) -> bool {
+    new.cardinality == Cardinality::One
+        && f.known_until.is_none()
+        && f.subject == new.subject
+        && f.predicate == new.predicate
+        && f.object != new.object
 }

@@ -39,6 +39,7 @@ pub(super) fn rank(docs: &[Doc], text: &str, vector: Option<&Embedding>, limit: 
             query.push(word);
         }
     }
+    query.truncate(256);
     let open: Vec<usize> = (0..docs.len()).filter(|i| !docs[*i].out).collect();
     if query.is_empty() && vector.is_none() {
         let mut all: Vec<(usize, f64)> = open.into_iter().map(|i| (i, 0.0)).collect();

@@ -213,5 +213,6 @@ crate::case::suite! { $ memory, memory_cases, __loomflow_memory_case,
         planted::a_foreign_block_trips_blocks,
         planted::a_foreign_fact_trips_facts,
         planted::a_foreign_record_trips_export,
+        planted::a_foreign_record_trips_profile,
     ],
 }

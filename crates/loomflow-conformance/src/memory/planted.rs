@@ -83,3 +83,18 @@ pub async fn a_foreign_record_trips_export(h: &Harness) -> Outcome {
     }
     Passed
 }
+
+/// Foreign records that are filed under the tenant's key make a profile fail with `isolation_violation`: it counts them.
+pub async fn a_foreign_record_trips_profile(h: &Harness) -> Outcome {
+    let block = || Planted::Block(PutBlock::new("planted", "foreign", at(2)));
+    let fact = || Planted::Fact(NewFact::new("me", "likes", "foreign", at(2)));
+    let mut tenants = planted(h, episode).await;
+    tenants.extend(planted(h, block).await);
+    if h.facts().is_some() {
+        tenants.extend(planted(h, fact).await);
+    }
+    for tenant in tenants {
+        must_trip(&tenant, h.store().profile(&tenant).await.map(|profile| vec![profile]), "profile");
+    }
+    Passed
+}

@@ -434,8 +434,12 @@ impl MemoryStore for Memory {
                 profile.recent_sessions.push(row.value.session.clone());
             }
         }
+        let blocks = self.rows(scope, &state.blocks);
+        let owners = episodes.iter().map(|r| &r.owner).chain(facts.iter().map(|r| &r.owner));
+        let mut owners = owners.chain(blocks.iter().map(|r| &r.owner));
+        let owner = owners.find(|o| *o != scope.owner()).unwrap_or(scope.owner()).clone();
         profile.sample_facts = facts.into_iter().rev().take(10).map(|r| r.value).collect();
-        Ok(Owned::new(scope.owner().clone(), profile))
+        Ok(Owned::new(owner, profile))
     }
 
     fn facts(&self) -> Option<&dyn FactStore> {

@@ -297,13 +297,15 @@ impl Asserted {
 ///
 /// Let `new` be asserted with validity `[from, until)` at `recorded_at`.
 ///
+/// - For [`Cardinality::One`], a believed row of the same subject and predicate with another object that begins after `from`
+///   and before `until` is left alone, and `until` becomes the earliest such beginning: a late arrival about the past does
+///   not undo the present.
 /// - A believed row with the same subject, predicate and object whose validity covers `[from, until)` is reinforced:
 ///   sources are united, confidence is the larger of the two, the vector is taken where the row has none, and no row is
 ///   written. [`rules::facts::plan`](crate::rules::facts::plan) says which of several.
 /// - For [`Cardinality::One`], every believed row with the same subject and predicate, another object and an
 ///   overlapping validity stops being believed at `recorded_at` (`known_until`), and what of its validity lies outside
-///   the overlap is written again as rows known from `recorded_at`. A row that begins after `new` begins is left alone
-///   and ends `new` where it begins: a late arrival about the past does not undo the present.
+///   the overlap is written again as rows known from `recorded_at`.
 /// - `recorded_at` never runs backwards within a partition: a store takes the larger of the given time and its newest
 ///   `known_from`.
 ///

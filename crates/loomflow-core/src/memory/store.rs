@@ -70,7 +70,7 @@ impl Capabilities {
 /// - `idf = ln(1 + (N - df + 0.5) / (df + 0.5))`, which is always positive;
 /// - `part = tf × (k1 + 1) / (tf + k1 × (1 - b + b × len / avg))`, with k1 = 1.2 and b = 0.75.
 ///
-/// A word that the query says twice counts once.
+/// A word that the query says twice counts once, and of a long query the first 256 distinct words count.
 ///
 /// The arithmetic is in [`rules`](crate::rules), for every backend to use.
 ///

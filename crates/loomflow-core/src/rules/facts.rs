@@ -63,25 +63,24 @@ pub fn plan(new: &NewFact, believed: &[&Fact], newest: Option<Timestamp>) -> Pla
         fact.known_until.is_none() && fact.subject == new.subject && fact.predicate == new.predicate
     };
     let rows = || believed.iter().enumerate().filter(move |(_, fact)| same(fact));
-    let reinforced = rows().filter(|(_, fact)| covers(fact, new)).min_by_key(|(_, fact)| {
+    let mut rivals: Vec<(usize, &Fact)> = Vec::new();
+    if new.cardinality == Cardinality::One {
+        rivals.extend(rows().map(|(row, fact)| (row, *fact)).filter(|(_, fact)| fact.object != new.object));
+    }
+    let until = ends_at(new, &rivals);
+    let covering = rows().filter(|(_, fact)| covers(fact, new, until)).min_by_key(|(_, fact)| {
         let mut sources = fact.sources.clone();
         sources.sort_unstable();
         (fact.known_from, fact.valid_from, end(fact.valid_until), fact.confidence, sources)
     });
-    if let Some((row, fact)) = reinforced {
+    if let Some((row, fact)) = covering {
         return reinforce(row, fact, new);
     }
-    let now = newest.map_or(new.recorded_at, |newest| newest.max(new.recorded_at));
     let mut fact = Fact::from_new(FactId::fresh(), new);
-    (fact.confidence, fact.known_from) = (fact.confidence.min(100), now);
-    let mut plan = (Vec::new(), Vec::new());
-    if new.cardinality == Cardinality::One {
-        let rivals: Vec<(usize, &Fact)> =
-            rows().map(|(row, fact)| (row, *fact)).filter(|(_, fact)| fact.object != new.object).collect();
-        fact.valid_until = ends_at(new, &rivals);
-        plan = supersede(&fact, &rivals);
-    }
-    let (ended, rests) = plan;
+    fact.confidence = fact.confidence.min(100);
+    fact.known_from = newest.map_or(new.recorded_at, |newest| newest.max(new.recorded_at));
+    fact.valid_until = until;
+    let (ended, rests) = supersede(&fact, &rivals);
     Plan::Write { fact: Box::new(fact), ended, rests }
 }
 
@@ -120,10 +119,9 @@ pub fn fate(
     }
 }
 
-fn covers(fact: &Fact, new: &NewFact) -> bool {
-    fact.object == new.object
-        && fact.valid_from <= new.valid_from
-        && end(fact.valid_until) >= end(new.valid_until)
+/// Whether a row says already what is left of the assertion.
+fn covers(fact: &Fact, new: &NewFact, until: Option<Timestamp>) -> bool {
+    fact.object == new.object && fact.valid_from <= new.valid_from && end(fact.valid_until) >= end(until)
 }
 
 fn reinforce(row: usize, fact: &Fact, new: &NewFact) -> Plan {
@@ -217,6 +215,13 @@ mod tests {
             panic!("a row is written")
         };
         assert_eq!((fact.valid_until, ended.len(), rests.len()), (Some(at(10)), 0, 0));
+    }
+
+    #[test]
+    fn what_is_left_of_an_assertion_may_be_known_already() {
+        let (tea, coffee) = (believed("tea", 0, Some(10), 1), believed("coffee", 10, None, 2));
+        let plan = plan(&one("tea", 0, None, 3), &[&tea, &coffee], Some(at(2)));
+        assert!(matches!(plan, Plan::Reinforce { row: 0, .. }), "no second row of the same: {plan:?}");
     }
 
     #[test]

@@ -225,6 +225,15 @@ impl Partition {
         profile
     }
 
+    /// Whose a record is that is not `owner`'s, should there be one.
+    pub(super) fn stranger(&self, owner: &Owner) -> Option<&Owner> {
+        let episodes = self.episodes.oldest_first().map(|s| &s.owner);
+        let pinned = self.pinned.iter().flat_map(|p| {
+            p.blocks.iter().map(|b| &b.owner).chain(p.facts.rows().iter().map(|row| &row.owner))
+        });
+        episodes.chain(pinned).find(|found| *found != owner)
+    }
+
     /// Every record with its owner, oldest first.
     pub(super) fn records(&self) -> Vec<(Owner, Record)> {
         let mut all: Vec<(Timestamp, (Owner, Record))> = Vec::with_capacity(self.episodes.len());

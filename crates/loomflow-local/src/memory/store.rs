@@ -199,9 +199,14 @@ impl MemoryStore for InMemoryMemory {
 
     async fn profile(&self, scope: &Scope) -> Result<Owned<MemoryProfile>> {
         let now = self.clock.now();
-        let profile = self.registry.read_owned(scope, |p| p.profile(now));
-        // A profile of nothing has no record to take an owner from.
-        Ok(profile.unwrap_or_else(|| Owned::new(scope.owner().clone(), MemoryProfile::default())))
+        let counted = |p: &Partition| (p.profile(now), p.stranger(scope.owner()).cloned());
+        let Some(found) = self.registry.read_owned(scope, counted) else {
+            // A profile of nothing has no record to take an owner from.
+            return Ok(Owned::new(scope.owner().clone(), MemoryProfile::default()));
+        };
+        let filed_under = found.owner().clone();
+        let (profile, stranger) = found.open(scope)?;
+        Ok(Owned::new(stranger.unwrap_or(filed_under), profile))
     }
 
     fn facts(&self) -> Option<&dyn FactStore> {

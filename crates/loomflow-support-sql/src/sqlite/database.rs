@@ -10,7 +10,7 @@ use sqlx::{Sqlite, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::migrate::{Schema, check, migrate};
-use super::writer::{Job, Task, Writer};
+use super::writer::{After, Job, Task, Writer};
 use super::{SqliteFile, failed};
 
 /// A database file that is open: one writer, and readers that see what is committed.
@@ -84,13 +84,15 @@ impl Database {
     /// # Errors
     ///
     /// That of `work`. When the commit fails, every write of it fails and none was done: [`ErrorKind::Capacity`] for a
-    /// full disk, [`ErrorKind::Overloaded`] when another process held the lock for too long.
+    /// full disk, [`ErrorKind::Overloaded`] when another process held the lock for too long. Where one write ended the
+    /// transaction of all, as one does that is too large for the file, it alone fails with that; the others fail with
+    /// [`ErrorKind::Overloaded`] and may be tried again.
     pub async fn write<T, W>(&self, operation: &'static str, work: W) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        self.submit(operation, work, false).await
+        self.submit(operation, work, After::Nothing).await
     }
 
     /// As [`Database::write`], for an erasure: when this returns, what was erased is no longer in the log beside the
@@ -104,17 +106,33 @@ impl Database {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        self.submit(operation, work, true).await
+        self.submit(operation, work, After::Cut).await
     }
 
-    async fn submit<T, W>(&self, operation: &'static str, work: W, erases: bool) -> Result<T>
+    /// As [`Database::erase`], and gives what is free in the file back to the disk: after `work` the file is written
+    /// anew (`VACUUM`), which holds up every other write, takes memory as large as what is left, and needs room beside
+    /// the file for as much.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::write`]. When writing anew fails, what `work` did is done all the same, and the file is as large
+    /// as before.
+    pub async fn compact<T, W>(&self, operation: &'static str, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.submit(operation, work, After::Vacuum).await
+    }
+
+    async fn submit<T, W>(&self, operation: &'static str, work: W, after: After) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         let (answer, outcome) = oneshot::channel();
         let gone = |_| Error::new(ErrorKind::Internal, "the writer has ended").with_operation(operation);
-        let task = Box::new(Task::new(operation, work, erases, answer));
+        let task = Box::new(Task::new(operation, work, after, answer));
         self.inner.jobs.send(task).await.map_err(|_| gone(()))?;
         outcome.await.map_err(|_| gone(()))?
     }

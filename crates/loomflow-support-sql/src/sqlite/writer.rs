@@ -17,19 +17,26 @@ use super::{SqliteFile, failed};
 const CUT_WAIT: Duration = Duration::from_millis(200);
 const CUT_AGAIN: Duration = Duration::from_secs(1);
 
+/// What follows the commit of a write, before its caller is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// The log is cut: what the write deleted must leave it, too.
+    Cut,
+    /// The file is written anew without its free pages, and the log is cut.
+    Vacuum,
+}
+
 /// A write that waits.
 pub(super) trait Job: Send {
     /// Whether somebody still waits for it.
     fn is_wanted(&self) -> bool;
-    /// Whether what it deletes must leave the log, too.
-    fn erases(&self) -> bool;
+    fn after(&self) -> After;
     /// Does it; whether it is to be kept.
     fn run<'j>(&'j mut self, conn: &'j mut SqliteConnection) -> BoxFuture<'j, bool>;
-    /// What it failed with.
-    fn failure(&self) -> Option<Failure>;
     /// Answers with its own outcome.
     fn answer(self: Box<Self>);
-    /// Answers that the commit failed.
+    /// Answers with its own error, or with `why` if it has none.
     fn fail(self: Box<Self>, why: &Failure);
 }
 
@@ -44,13 +51,21 @@ impl Failure {
     fn of(error: &Error) -> Self {
         Self { kind: error.kind(), message: error.message().to_owned() }
     }
+
+    /// For those whose transaction was ended by somebody else's write. What that write failed with is its own affair: it
+    /// may be too large, or another tenant's.
+    fn of_another() -> Self {
+        let message =
+            "another write of the same group failed; nothing was written, and it may be tried again";
+        Self { kind: ErrorKind::Overloaded, message: message.to_owned() }
+    }
 }
 
 /// See [`Job`].
 pub(super) struct Task<T, W> {
     operation: &'static str,
     work: Option<W>,
-    erases: bool,
+    after: After,
     outcome: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
 }
@@ -59,10 +74,10 @@ impl<T, W> Task<T, W> {
     pub(super) fn new(
         operation: &'static str,
         work: W,
-        erases: bool,
+        after: After,
         answer: oneshot::Sender<Result<T>>,
     ) -> Self {
-        Self { operation, work: Some(work), erases, outcome: None, answer }
+        Self { operation, work: Some(work), after, outcome: None, answer }
     }
 }
 
@@ -75,8 +90,8 @@ where
         !self.answer.is_closed()
     }
 
-    fn erases(&self) -> bool {
-        self.erases
+    fn after(&self) -> After {
+        self.after
     }
 
     fn run<'j>(&'j mut self, conn: &'j mut SqliteConnection) -> BoxFuture<'j, bool> {
@@ -88,10 +103,6 @@ where
             let outcome = outcome.map_err(panicked).flatten();
             self.outcome.insert(outcome).is_ok()
         })
-    }
-
-    fn failure(&self) -> Option<Failure> {
-        self.outcome.as_ref()?.as_ref().err().map(Failure::of)
     }
 
     fn answer(self: Box<Self>) {
@@ -173,37 +184,50 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        if let Err(error) = self.commit(&mut batch).await {
+        if let Err(why) = self.commit(&mut batch).await {
             // Closing undoes what was begun.
             self.close().await;
-            let why = Failure::of(&error);
             return batch.into_iter().for_each(|job| job.fail(&why));
         }
-        let (erasures, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.erases());
+        let (ending, others): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|job| job.after() != After::Nothing);
         others.into_iter().for_each(Job::answer);
-        if !erasures.is_empty() {
-            self.cut().await;
-            erasures.into_iter().for_each(Job::answer);
+        if ending.is_empty() {
+            return;
+        }
+        let compacts = ending.iter().any(|job| job.after() == After::Vacuum);
+        let vacuumed = if compacts { self.vacuum().await } else { Ok(()) };
+        self.cut().await;
+        for job in ending {
+            match &vacuumed {
+                Err(error) if job.after() == After::Vacuum => job.fail(&Failure::of(error)),
+                _ => job.answer(),
+            }
         }
     }
 
     /// Does every job in a savepoint of its own, and commits those that did not fail.
-    async fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> Result<()> {
-        let conn = self.connection().await?;
-        run(conn, "BEGIN IMMEDIATE").await?;
+    async fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> std::result::Result<(), Failure> {
+        let conn = self.connection().await.map_err(|e| Failure::of(&e))?;
+        run(conn, "BEGIN IMMEDIATE").await.map_err(|e| Failure::of(&e))?;
         for job in batch {
-            run(conn, "SAVEPOINT job").await?;
+            run(conn, "SAVEPOINT job").await.map_err(|e| Failure::of(&e))?;
             if !job.run(conn).await {
                 // An error such as a full disk ends the whole transaction, and there is no savepoint left.
-                let undone = run(conn, "ROLLBACK TO job").await;
-                undone.map_err(|e| match job.failure() {
-                    Some(why) => Error::new(why.kind, why.message),
-                    None => e,
-                })?;
+                run(conn, "ROLLBACK TO job").await.map_err(|_| Failure::of_another())?;
             }
-            run(conn, "RELEASE job").await?;
+            run(conn, "RELEASE job").await.map_err(|e| Failure::of(&e))?;
         }
-        run(conn, "COMMIT").await
+        run(conn, "COMMIT").await.map_err(|e| Failure::of(&e))
+    }
+
+    async fn vacuum(&mut self) -> Result<()> {
+        let conn = self.connection().await?;
+        let done = sqlx::raw_sql("VACUUM").execute(conn).await.map(drop).map_err(failed("compact"));
+        if done.is_err() {
+            self.close().await;
+        }
+        done
     }
 
     /// Moves the log into the file and cuts it to nothing, so that old states of rows are gone from the disk.
