@@ -24,8 +24,8 @@ pub fn store_error(error: sqlx::Error, server: &'static str, operation: &'static
 
 /// What may be told of a database's refusal.
 #[derive(Debug)]
-struct Refused {
-    code: String,
+pub(crate) struct Refused {
+    pub(crate) code: String,
     constraint: Option<String>,
 }
 

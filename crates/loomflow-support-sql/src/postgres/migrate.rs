@@ -9,6 +9,7 @@ use super::component::{Component, Table};
 use super::pool::connect_as_owner;
 use super::settings::PgSettings;
 use super::{SERVER, failed};
+use crate::error::Refused;
 use crate::{Migration, pending, store_error};
 
 /// The advisory lock of migrations: one at a time in a database.
@@ -157,10 +158,9 @@ fn explain_privilege(error: Error, role: &str) -> Error {
 
 fn explain_extension(error: Error) -> Error {
     use std::error::Error as _;
-    let code = error.source().and_then(|e| e.downcast_ref::<sqlx::Error>());
-    let code = code.and_then(sqlx::Error::as_database_error).and_then(|e| e.code());
+    let code = error.source().and_then(|e| e.downcast_ref::<Refused>()).map(|refused| &*refused.code);
     // Undefined file, or not permitted: nobody but a superuser may create an extension that is not trusted.
-    let message = match code.as_deref() {
+    let message = match code {
         Some("58P01" | "0A000") => {
             "an extension is not installed on the server of PostgreSQL: install pgvector there"
         }
