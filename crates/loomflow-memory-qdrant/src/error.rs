@@ -53,9 +53,10 @@ fn classify(error: &QdrantError) -> (ErrorKind, &'static str) {
         ),
         code::DEADLINE_EXCEEDED => (ErrorKind::Timeout, "Qdrant did not answer in time"),
         code::RESOURCE_EXHAUSTED => (ErrorKind::Overloaded, "Qdrant is short of resources"),
-        code::INTERNAL if status.message().starts_with("Failed to connect") => {
-            (ErrorKind::Unreachable, "Qdrant cannot be reached")
-        }
+        code::INTERNAL if status.message().starts_with("Failed to connect") => (
+            ErrorKind::Unreachable,
+            "Qdrant cannot be reached: is it up, and is this the port of its gRPC (6334 by default)?",
+        ),
         // The client makes these of what happens to its connection.
         code::INTERNAL | code::UNKNOWN | code::CANCELLED | code::UNAVAILABLE => {
             (ErrorKind::Transport, "the connection to Qdrant was lost, or it failed on its side")

@@ -142,13 +142,9 @@ impl SqliteFile {
         self.plain(false).pragma("query_only", "ON").pragma("temp_store", "MEMORY").row_buffer_size(256)
     }
 
-    pub(super) fn writer_wait_millis(&self) -> u128 {
-        self.lock_wait().as_millis()
-    }
-
     /// How long a lock of another process is waited for: shorter than the operation, so that the caller hears of the
     /// lock and not merely of lost time.
-    fn lock_wait(&self) -> Duration {
+    pub(super) fn lock_wait(&self) -> Duration {
         self.operation_timeout.mul_f64(0.75)
     }
 }

@@ -13,6 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{SqliteFile, failed};
 
+/// How long SQLite itself waits for the lock of another process, each time that it is asked for.
+const LOOK: Duration = Duration::from_millis(3);
 /// How long a cut of the log waits for readers, and how long until it is tried again.
 const CUT_WAIT: Duration = Duration::from_millis(200);
 const CUT_AGAIN: Duration = Duration::from_secs(1);
@@ -208,8 +210,9 @@ impl Writer {
 
     /// Does every job in a savepoint of its own, and commits those that did not fail.
     async fn commit(&mut self, batch: &mut [Box<dyn Job>]) -> std::result::Result<(), Failure> {
+        let patience = self.file.lock_wait();
         let conn = self.connection().await.map_err(|e| Failure::of(&e))?;
-        run(conn, "BEGIN IMMEDIATE").await.map_err(|e| Failure::of(&e))?;
+        begin(conn, patience).await.map_err(|e| Failure::of(&e))?;
         for job in batch {
             run(conn, "SAVEPOINT job").await.map_err(|e| Failure::of(&e))?;
             if !job.run(conn).await {
@@ -222,8 +225,11 @@ impl Writer {
     }
 
     async fn vacuum(&mut self) -> Result<()> {
+        let patience = self.file.lock_wait();
         let conn = self.connection().await?;
-        let done = sqlx::raw_sql("VACUUM").execute(conn).await.map(drop).map_err(failed("compact"));
+        set_busy_timeout(conn, patience).await?;
+        let vacuumed = sqlx::raw_sql("VACUUM").execute(&mut *conn).await.map(drop).map_err(failed("compact"));
+        let done = vacuumed.and(set_busy_timeout(conn, LOOK).await);
         if done.is_err() {
             self.close().await;
         }
@@ -233,9 +239,8 @@ impl Writer {
     /// Moves the log into the file and cuts it to nothing, so that old states of rows are gone from the disk.
     async fn cut(&mut self) {
         self.cut_at = Some(Instant::now() + CUT_AGAIN);
-        let wait = self.file.writer_wait_millis();
         let Ok(conn) = self.connection().await else { return };
-        let done = cut(conn, wait).await;
+        let done = cut(conn).await;
         if matches!(done, Ok(true)) {
             self.cut_at = None;
         } else if done.is_err() {
@@ -246,7 +251,9 @@ impl Writer {
     async fn connection(&mut self) -> Result<&mut SqliteConnection> {
         if self.conn.is_none() {
             let conn = self.file.writer().connect().await.map_err(failed("connect"));
-            self.conn = Some(conn.map_err(|e| e.with_context("file", self.file.path.display()))?);
+            let mut conn = conn.map_err(|e| e.with_context("file", self.file.path.display()))?;
+            set_busy_timeout(&mut conn, LOOK).await?;
+            self.conn = Some(conn);
         }
         Ok(self.conn.as_mut().expect("it was just made"))
     }
@@ -262,12 +269,30 @@ async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<()>
     sqlx::query(statement).execute(conn).await.map(drop).map_err(failed("write"))
 }
 
+/// Takes the lock of the file, which another process may hold. SQLite's own waiting comes to look every 100 ms only, and
+/// never finds it free while somebody writes without a pause.
+async fn begin(conn: &mut SqliteConnection, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match run(conn, "BEGIN IMMEDIATE").await {
+            Err(busy) if busy.kind() == ErrorKind::Overloaded && Instant::now() < deadline => {
+                let pause = Duration::from_micros(rand::random_range(100..2_000));
+                tokio::time::sleep(pause).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn set_busy_timeout(conn: &mut SqliteConnection, wait: Duration) -> Result<()> {
+    let statement = sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {}", wait.as_millis()));
+    sqlx::raw_sql(statement).execute(conn).await.map(drop).map_err(failed("connect"))
+}
+
 /// Whether the log could be cut; a reader that is under way can be in its way.
-async fn cut(conn: &mut SqliteConnection, wait: u128) -> Result<bool> {
-    let fail = failed("erase");
-    let busy_timeout = |millis: u128| sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {millis}"));
-    sqlx::raw_sql(busy_timeout(CUT_WAIT.as_millis())).execute(&mut *conn).await.map_err(fail)?;
+async fn cut(conn: &mut SqliteConnection) -> Result<bool> {
+    set_busy_timeout(conn, CUT_WAIT).await?;
     let cut = sqlx::query_scalar::<_, i64>("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *conn).await;
-    sqlx::raw_sql(busy_timeout(wait)).execute(&mut *conn).await.map_err(fail)?;
-    cut.map(|busy| busy == 0).map_err(fail)
+    set_busy_timeout(conn, LOOK).await?;
+    cut.map(|busy| busy == 0).map_err(failed("erase"))
 }
