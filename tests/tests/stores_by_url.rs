@@ -120,8 +120,8 @@ async fn what_goes_wrong_is_told_without_the_url() {
         (format!("postgres://hunter2user:hunter2@{closed}/hunter2db"), ErrorKind::Unreachable),
         (format!("redis://:hunter2@{closed}"), ErrorKind::Unreachable),
         (format!("qdrant:http://{closed}?api_key=hunter2"), ErrorKind::Unreachable),
-        (with_password(&services::url("redis")), ErrorKind::Auth),
-        (with_password(&postgres), ErrorKind::Auth),
+        (with_password(&services::url("redis")), ErrorKind::Config),
+        (with_password(&postgres), ErrorKind::Config),
         (format!("{server}/no_such_database?application_name=hunter2"), ErrorKind::Config),
         ("sqlite:/no/such/folder/hunter2.db".to_owned(), ErrorKind::Config),
     ];
