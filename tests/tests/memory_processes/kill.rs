@@ -13,6 +13,8 @@ const SERVER_ROUNDS: u64 = 6;
 /// More than is written before the kill.
 const ORDERS: u64 = 20_000;
 const SUBJECTS: u64 = 3;
+/// How many acknowledgements a kill waits for at most.
+const MOST_AWAITED: u64 = 12;
 
 /// Write `n`: turns, values that supersede one another, and a block, in turn.
 fn write(n: u64) -> Act {
@@ -37,9 +39,19 @@ fn begin(mut worker: Worker, namespace: &str, user: &str) -> Worker {
     worker
 }
 
-/// How many writes were acknowledged, of those in the order they were given.
-fn acknowledged(worker: &mut Worker, may_fail: bool) -> u64 {
-    let mut done = 1;
+/// Wait for a random number of acknowledgements and a random pause after them, so that the kill falls in the middle of
+/// something however slow the store or the machine is. Returns how many writes are acknowledged.
+fn let_it_write(worker: &mut Worker) -> u64 {
+    let awaited = rand::random_range(0..=MOST_AWAITED);
+    for n in 1..=awaited {
+        worker.answer().expect("it is alive").unwrap_or_else(|why| panic!("write {n} failed: {why:?}"));
+    }
+    random_pause();
+    1 + awaited
+}
+
+/// How many writes were acknowledged, of those in the order they were given; `done` of them are known of.
+fn acknowledged(worker: &mut Worker, mut done: u64, may_fail: bool) -> u64 {
     while let Some(answer) = worker.answer() {
         match answer {
             Ok(_) => done += 1,
@@ -58,9 +70,9 @@ pub(crate) fn the_client(place: &Place) {
     for round in 0..CLIENT_ROUNDS {
         let user = format!("u{round}");
         let mut worker = begin(place.worker(), &namespace, &user);
-        random_pause();
+        let done = let_it_write(&mut worker);
         worker.kill9();
-        let done = acknowledged(&mut worker, false);
+        let done = acknowledged(&mut worker, done, false);
         // A server may still be about to do what it was told before the client went.
         std::thread::sleep(Duration::from_millis(60));
         writes.push(done);
@@ -80,10 +92,9 @@ pub(crate) fn the_server(mut place: OwnPlace) {
     for round in 0..SERVER_ROUNDS {
         let user = format!("u{round}");
         let mut worker = begin(place.worker(), &namespace, &user);
-        random_pause();
-        random_pause();
+        let done = let_it_write(&mut worker);
         place.kill9();
-        let done = acknowledged(&mut worker, true);
+        let done = acknowledged(&mut worker, done, true);
         worker.kill9();
         place.restart();
         let mut witness = place.worker();
