@@ -42,7 +42,7 @@ impl RunClock {
 
     /// A clock within `outer`, at work in it until what is returned is dropped.
     pub(crate) fn within(outer: &Arc<Self>, limit: Duration) -> Within {
-        outer.change(|inner| inner.working += 1);
+        outer.change(&|inner| inner.working += 1);
         let clock = Self::starting(limit, Some(outer.clone()));
         clock.inner().counted = true;
         Within(Arc::new(clock))
@@ -90,11 +90,11 @@ impl RunClock {
 
     /// Says that somebody is waited for, until what is returned is dropped.
     pub(crate) fn waiting(&self) -> Share<'_> {
-        self.change(|inner| inner.waiting += 1);
+        self.change(&|inner| inner.waiting += 1);
         Share { clock: self, done: |inner| inner.waiting -= 1 }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Inner)) {
+    fn change(&self, change: &dyn Fn(&mut Inner)) {
         let mut inner = self.inner();
         change(&mut inner);
         let stands = inner.waiting > 0 && inner.working == 0;
@@ -111,7 +111,7 @@ impl RunClock {
         }
         // Locks are taken from the inside out, never the other way.
         if let Some(outer) = self.outer.as_ref().filter(|_| inner.counted) {
-            outer.change(|outer| outer.turn(stands));
+            outer.change(&|outer| outer.turn(stands));
         }
     }
 
@@ -167,7 +167,7 @@ impl Drop for Within {
         inner.counted = false;
         let stands = inner.standing.is_some();
         if let Some(outer) = &self.0.outer {
-            outer.change(|outer| if stands { outer.waiting -= 1 } else { outer.working -= 1 });
+            outer.change(&|outer| if stands { outer.waiting -= 1 } else { outer.working -= 1 });
         }
     }
 }
@@ -180,7 +180,7 @@ pub(crate) struct Share<'c> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        self.clock.change(self.done);
+        self.clock.change(&self.done);
     }
 }
 
