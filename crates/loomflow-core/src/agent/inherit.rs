@@ -84,10 +84,10 @@ impl Settings {
 }
 
 impl Approvals {
-    /// The parent's way of asking. A child that has one of its own, too, accepts only who may decide in both.
+    /// The parent's way of asking. Where the child names approvers of its own, only who may decide for both may.
     fn narrowed(&self, own: &Self) -> Self {
         let mut asked = self.clone();
-        if own.store.is_some() {
+        if !own.approvers.is_empty() {
             asked.self_approval &= own.self_approval;
             asked.approvers =
                 self.approvers.iter().filter(|id| own.approvers.contains(id)).cloned().collect();
@@ -127,8 +127,6 @@ impl Permissions for Narrowed {
     fn version(&self) -> u64 {
         let parts = [self.above.version(), self.own.version()].map(u64::to_be_bytes);
         let digest = Digest::of(&[&parts[0], &parts[1]]);
-        let head = digest.as_bytes().first_chunk().expect("a digest has 32 bytes");
-        // Databases have no unsigned numbers.
-        u64::from_be_bytes(*head) >> 1
+        u64::from_be_bytes(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
     }
 }

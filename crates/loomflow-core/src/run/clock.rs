@@ -188,6 +188,11 @@ impl Drop for Share<'_> {
 mod tests {
     use super::*;
 
+    fn shares(clock: &RunClock) -> u32 {
+        let inner = clock.inner();
+        inner.working + inner.waiting
+    }
+
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_person_does_not_count() {
         let clock = RunClock::new(Duration::from_secs(10));
@@ -264,7 +269,7 @@ mod tests {
         tokio::time::advance(second).await;
         assert_eq!((call.clock().running(), run.running()), (16 * second, 21 * second));
         drop(call);
-        assert_eq!(run.inner().working + run.inner().waiting, 0);
+        assert_eq!(shares(&run), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,8 +279,8 @@ mod tests {
         let kept = call.clock().clone();
         let waits = kept.waiting();
         drop(call);
-        assert_eq!(run.inner().working + run.inner().waiting, 0);
+        assert_eq!(shares(&run), 0);
         drop(waits);
-        assert_eq!(run.inner().working + run.inner().waiting, 0, "nor does it count again when it goes on");
+        assert_eq!(shares(&run), 0, "nor does it count again when it goes on");
     }
 }
