@@ -87,6 +87,17 @@ impl Tool for FnTool {
 pub struct Counts(Mutex<Vec<(&'static str, u64, Vec<Label>)>>);
 
 impl Counts {
+    /// The sum of a metric where it has this label.
+    pub fn with(&self, metric: &str, label: Label) -> u64 {
+        let labelled = |labels: &[Label]| labels.contains(&label);
+        self.0
+            .lock()
+            .iter()
+            .filter(|(name, _, labels)| *name == metric && labelled(labels))
+            .map(|(_, by, _)| by)
+            .sum()
+    }
+
     /// The sum of a metric.
     pub fn total(&self, metric: &str) -> u64 {
         self.0.lock().iter().filter(|(name, ..)| *name == metric).map(|(_, by, _)| by).sum()

@@ -33,21 +33,6 @@ fn paying() -> (AgentBuilder<HasModel>, Arc<AtomicU64>) {
     (Agent::builder("x").model(model).tool(pay).audit_log(InMemoryAuditLog::new()), executed)
 }
 
-#[derive(Debug)]
-struct Always(Decision);
-#[async_trait]
-impl Permissions for Always {
-    async fn check(&self, _: &RunContext, _: &ToolCall, _: Effect) -> Result<Decision> {
-        Ok(self.0.clone())
-    }
-}
-#[async_trait]
-impl PreToolHook for Always {
-    async fn before_tool(&self, _: &RunContext, _: &ToolCall, _: Effect) -> Result<Decision> {
-        Ok(self.0.clone())
-    }
-}
-
 /// A policy or hook that goes wrong in one of the ways things go wrong.
 #[derive(Debug)]
 enum Broken {
@@ -227,35 +212,6 @@ async fn a_pending_request_is_decided_by_an_eligible_approver_and_by_nobody_else
     let log = entries(&alice).await;
     let granted = log.iter().find(|e| e.event.action == Action::ApprovalGranted).unwrap();
     assert!(granted.event.payload.get().contains("\"approver\":\"boss\""));
-}
-
-#[tokio::test]
-async fn edited_arguments_go_back_through_policy() {
-    #[derive(Debug)]
-    struct NeverMoreThanTen;
-    #[async_trait]
-    impl Permissions for NeverMoreThanTen {
-        async fn check(&self, _: &RunContext, call: &ToolCall, _: Effect) -> Result<Decision> {
-            let cents = call.parse_arguments()?["cents"].as_u64().unwrap_or(u64::MAX);
-            Ok(if cents > 10 { Decision::deny("too much") } else { Decision::ask("money") })
-        }
-    }
-    for (cents, status, executions) in [(7, ToolStatus::Ok, 1), (11, ToolStatus::Denied, 0)] {
-        let (builder, executed) = paying();
-        let agent = builder
-            .permissions(NeverMoreThanTen)
-            .approval_store(InMemoryApprovalStore::new())
-            .approval_handler(handler(move |_| {
-                let decision = ApprovalDecision::Edit { args: serde_json::json!({"cents": cents}) };
-                Ok(Notified::Decided { decision, by: Some(user("boss")) })
-            }))
-            .build()
-            .unwrap();
-        assert_eq!(status_of_pay(&agent).await, status, "{cents}");
-        assert_eq!(executed.load(Ordering::SeqCst), executions);
-        let log = entries(&agent.for_user(user("alice"))).await;
-        assert!(log.iter().any(|e| e.event.action == Action::ApprovalEdited));
-    }
 }
 
 #[tokio::test]
