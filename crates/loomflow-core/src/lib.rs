@@ -81,7 +81,7 @@ pub use model::{
     ModelRequest, ModelStream, StopReason, estimate_tokens,
 };
 pub use outcome::{IntoToolOutcome, Json};
-pub use permissions::{Decision, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
+pub use permissions::{Decision, Grounds, Judged, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
 pub use redact::{KeepAll, ObjectWriter, Redacted, Redactor, Scrub};
 pub use result::{RunResult, RunStatus, ToolCallReport, ToolStatus};
 pub use runtime::{Recorded, RunLease, RunOpening, RunRecord, Runtime, StepKey};

@@ -8,6 +8,7 @@ mod tool;
 
 pub(crate) use embed::embed;
 pub(crate) use model::{Answer, call_model, refused, set_aside};
+pub(crate) use permit::STEPS as STEPS_OF_A_CALL;
 pub use retry::RetryPolicy;
 pub(crate) use tool::{Executed, ToolSet, run_tool};
 

@@ -195,18 +195,21 @@ pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
 /// Tells of a refusal: audit, event, metric. Returns the error that carries it.
 pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
     run.ctx.count("loom.budget.refused", 1, &[("cap", refusal.cap)]);
-    let payload = run
+    let mut payload = run
         .ctx
         .redactor()
         .object()
+        .name("entity", refusal.entity.as_str())
         .name("cap", refusal.cap)
         .name("window", &refusal.window)
         .num("limit", refusal.limit)
         .num("used", refusal.used)
         .num("held", refusal.held)
-        .num("needed", refusal.needed)
-        .finish();
-    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload).await;
+        .num("needed", refusal.needed);
+    if let Some(at) = refusal.resets_at {
+        payload = payload.show("resets_at", at);
+    }
+    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload.finish()).await;
     let event = Box::new(refusal.clone());
     run.emit(|| EventKind::BudgetExceeded(event)).await;
     let error = Error::refused(refusal);

@@ -157,7 +157,8 @@ impl RunState {
     async fn warn_of(&self, warnings: Vec<Warning>) -> Result<()> {
         for warning in warnings {
             self.ctx.count("loom.budget.warnings", 1, &[("cap", warning.cap)]);
-            let payload = self.ctx.redactor().object().name("cap", warning.cap);
+            let payload = self.ctx.redactor().object().name("entity", warning.entity.as_str());
+            let payload = payload.name("cap", warning.cap);
             let payload = payload.num("limit", warning.limit).num("used", warning.used).finish();
             self.audit(Actor::System, Action::BudgetWarning, payload).await?;
             self.emit(|| EventKind::BudgetWarning(warning)).await;
