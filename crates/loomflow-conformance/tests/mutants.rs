@@ -196,7 +196,20 @@ async fn every_approvals_mutant_is_found() {
     hunt(
         approvals::cases(),
         reference::approvals::harness,
-        &[UsedTwice, DecidedTwice, ExpiryIgnored, BindingIgnored, VersionIgnored, RaceOnDecide],
+        &[
+            UsedTwice,
+            DecidedTwice,
+            ExpiryIgnored,
+            BindingIgnored,
+            VersionIgnored,
+            RaceOnDecide,
+            GrantWider,
+            GrantNeverEnds,
+            GrantsUnbounded,
+            RevokeKeeps,
+            ForgetKeepsGrants,
+            DecidedIsLost,
+        ],
         &[
             CaseFold,
             Truncate,
@@ -216,6 +229,10 @@ async fn every_approvals_mutant_is_found() {
             EpochShared,
             ForgetEverybody,
             ForgetTakesApprovers,
+            GrantByAnybody,
+            GrantsOfEverybody,
+            AnonymousIsRemembered,
+            StrangerRevokes,
         ],
     )
     .await;
@@ -233,7 +250,7 @@ async fn every_mutant_of_the_others_is_found() {
     )
     .await;
     let more = [EpochIgnored, EpochShared, KeysAreShared, ForeignClose];
-    let plain = [LeaseNeverEnds, RememberReplaces];
+    let plain = [LeaseNeverEnds, RememberReplaces, StatusIgnored];
     hunt(runtime::cases(), reference::others::journal, &plain, &[&partition[..], &more].concat()).await;
     let cache = [CaseFold, Truncate, NoNamespace, NoDelimiter, ForgetEverybody, EpochIgnored];
     hunt(tool_cache::cases(), reference::others::cache, &[], &cache).await;

@@ -93,6 +93,18 @@ pub(crate) enum Bug {
     ListsEverybody,
     RaceOnDecide,
     ForgetTakesApprovers,
+    GrantWider,
+    GrantByAnybody,
+    GrantNeverEnds,
+    GrantsOfEverybody,
+    GrantsUnbounded,
+    AnonymousIsRemembered,
+    StrangerRevokes,
+    RevokeKeeps,
+    ForgetKeepsGrants,
+    DecidedIsLost,
+    // Runtime.
+    StatusIgnored,
     // Models.
     EofIsEnd,
     NoUsageIsZero,

@@ -7,19 +7,21 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::approval::{
-    Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
+    ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
 };
 use crate::audit::{Action, Actor};
-use crate::context::open_all;
+use crate::context::open_owned;
 use crate::door::guarded;
+use crate::door::remembered;
+use crate::door::waiting::{self, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::identity::UserId;
+use crate::ids::GrantId;
 use crate::message::{Digest, ToolCall};
 use crate::permissions::Decision;
 use crate::redact::ObjectWriter;
 use crate::run::RunState;
-use crate::scope::Owned;
 use crate::tool::{ToolSpec, call_digest};
 
 /// How often a waiting run looks by itself whether its request was decided, should the store's notice get lost.
@@ -59,7 +61,7 @@ pub(crate) enum Permit {
 }
 
 /// Decides about a call. Every way this can go wrong is a refusal.
-pub(crate) async fn permit(run: &RunState, spec: &ToolSpec, bound: Bound) -> Result<Permit> {
+pub(crate) async fn permit(run: &Arc<RunState>, spec: &ToolSpec, bound: Bound) -> Result<Permit> {
     let version = run.agent.permissions.version();
     let decision = decide(run, spec, &bound.call).await;
     record_decision(run, spec, &bound, &decision).await?;
@@ -108,17 +110,33 @@ async fn record_decision(run: &RunState, spec: &ToolSpec, bound: &Bound, decisio
 }
 
 /// Asks somebody, waits with the run's clock stopped, and checks everything again before the call may go.
-async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, version: u64) -> Result<Permit> {
+async fn ask(
+    run: &Arc<RunState>,
+    spec: &ToolSpec,
+    bound: Bound,
+    why: Arc<str>,
+    version: u64,
+) -> Result<Permit> {
     let agent = &run.agent;
     let (Some(store), Some(handler)) = (&agent.approvals.store, &agent.approvals.handler) else {
         let told = format!("{why}; approval is required and there is nobody to ask");
         return deny(run, spec, &bound, Action::ApprovalDenied, None, told.into()).await;
     };
     if let Some(earlier) = asked_before(run, &**store, &bound).await? {
-        return await_decision(run, spec, bound, &**store, &earlier, None).await;
+        let waiting = Waiting::begin(run, store.clone(), earlier.clone(), run.slot().await?);
+        return await_decision(run, spec, bound, waiting, &earlier, None).await;
+    }
+    let current = agent.permissions.version();
+    if let Some(grant) = remembered::covering(run, spec, &bound, &**store, current).await? {
+        let (id, by) = (Some(grant.id), Some(&grant.by));
+        record_approval(run, spec, &bound, Action::ApprovalGranted, by, id, None).await?;
+        return again(run, spec, bound, current).await;
     }
     let request = request(run, spec, &bound, why, version);
+    let slot = run.slot().await?;
     store.create(run.ctx.scope(), request.clone()).await?;
+    let waiting = Waiting::begin(run, store.clone(), request.clone(), slot);
+    run.ctx.count("loom.approval.escalations", 1, &[("effect", spec.effect.as_str())]);
     let payload = about(run, spec, &bound).show("approval_id", request.id).show("digest", bound.digest);
     let payload = payload.json("args", &bound.arguments).finish();
     run.audit(Actor::System, Action::ApprovalRequested, payload).await?;
@@ -131,11 +149,11 @@ async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, versi
     })
     .await;
 
-    await_decision(run, spec, bound, &**store, &request, Some(&**handler)).await
+    await_decision(run, spec, bound, waiting, &request, Some(&**handler)).await
 }
 
-/// The request that an earlier life of this run made for this very call, if it is still open: a crash while somebody thinks
-/// must not lose what they decide.
+/// The request that an earlier life of this run made for this very call, if it can still be decided or used: a crash while
+/// somebody thinks must not lose what they decide.
 async fn asked_before(
     run: &RunState,
     store: &dyn ApprovalStore,
@@ -144,26 +162,56 @@ async fn asked_before(
     if !run.is_journaled() {
         return Ok(None);
     }
-    let own = |approval: &Owned<Approval>| run.ctx.scope().owns(approval.owner());
-    let found = store.list(run.ctx.scope(), run.ctx.now()).await?.into_iter().filter(own).collect();
-    let open = open_all(run.ctx.services(), run.ctx.scope(), "approvals", found).await?;
-    let this = |approval: &Approval| {
-        approval.request.run == run.ctx.run_id() && approval.request.digest == bound.digest
+    let (scope, ctx) = (run.ctx.scope(), &run.ctx);
+    let Some(found) = store.of_call(scope, ctx.run_id(), bound.digest, ctx.now()).await? else {
+        return Ok(None);
     };
-    Ok(open.into_iter().find(this).map(|approval| approval.request))
+    let approval = open_owned(ctx.services(), scope, "approvals", found).await?;
+    let open = matches!(approval.state, ApprovalState::Pending | ApprovalState::Decided { .. });
+    Ok(open.then_some(approval.request))
+}
+
+/// How asking went.
+enum Answer {
+    /// Somebody decided.
+    Decided,
+    /// Nobody did, while they could.
+    Late,
+    /// Nobody can; this is why.
+    Nobody(&'static str),
 }
 
 /// Tells somebody (unless they were told before), waits for their decision, and checks everything again.
 async fn await_decision(
-    run: &RunState,
+    run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
-    store: &dyn ApprovalStore,
+    waiting: Waiting,
     request: &ApprovalRequest,
     handler: Option<&dyn ApprovalHandler>,
 ) -> Result<Permit> {
-    let waited = tokio::time::Instant::now();
+    waiting.say().await?;
     keep_wall_clock(run, request).await;
+    let store = waiting.store();
+    let answer = answer(run, &*store, request, handler).await?;
+    let is_decided = matches!(answer, Answer::Decided);
+    waiting.end(if is_decided { waiting::ANSWERED } else { waiting::UNANSWERED }).await?;
+    match answer {
+        Answer::Decided => dispatch(run, spec, bound, &*store, request).await,
+        Answer::Late => expire(run, spec, &bound, request, "nobody approved it in time").await,
+        Answer::Nobody(why) => {
+            waiting::withdraw(run, &*store, request).await;
+            expire(run, spec, &bound, request, why).await
+        }
+    }
+}
+
+async fn answer(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+    handler: Option<&dyn ApprovalHandler>,
+) -> Result<Answer> {
     let notified = match handler {
         None => Ok(Notified::Pending),
         Some(handler) => {
@@ -172,24 +220,23 @@ async fn await_decision(
             guarded("the approval handler", limit, handler.notify(&run.ctx, request)).await
         }
     };
-    let answered = match notified {
+    let failed = match notified {
+        Ok(Notified::Pending) => return wait(run, store, request).await,
         Ok(Notified::Decided { decision, by }) => {
-            store.decide_by_handler(run.ctx.scope(), request.id, decision, by, run.ctx.now()).await?;
-            true
+            let scope = run.ctx.scope();
+            match store.decide_by_handler(scope, request.id, decision, by, run.ctx.now()).await {
+                Ok(()) => return Ok(Answer::Decided),
+                // Somebody was faster, or it is over: using the decision says which.
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(Answer::Decided),
+                // What a handler must not decide is the handler's error.
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::InvalidInput) => error,
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Notified::Pending) => wait(run, store, request).await?,
-        Err(error) => {
-            run.ctx.count("loom.approval.errors", 1, &[("error", error.kind().as_str())]);
-            false
-        }
+        Err(error) => error,
     };
-    let telemetry = &run.ctx.services().telemetry;
-    telemetry.duration(run.ctx.scope(), "loom.approval.waited", waited.elapsed(), &[]);
-    if answered {
-        dispatch(run, spec, bound, store, request).await
-    } else {
-        expire(run, spec, &bound, request).await
-    }
+    run.ctx.count("loom.approval.errors", 1, &[("error", failed.kind().as_str())]);
+    Ok(Answer::Nobody("approval is required and asking for it failed"))
 }
 
 fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, version: u64) -> ApprovalRequest {
@@ -199,6 +246,7 @@ fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, versio
     let mut request =
         ApprovalRequest::new(run.ctx.run_id(), bound.call.id.clone(), name, spec.effect, bound.digest);
     request.arguments = bound.arguments.clone();
+    request.tool_digest = spec.digest();
     request.policy_version = version;
     request.why = why;
     request.approvers = approvals.approvers.clone();
@@ -218,21 +266,24 @@ async fn keep_wall_clock(run: &RunState, request: &ApprovalRequest) {
     }
 }
 
-/// Waits until the request is decided. False when its time ran out, or when nobody could decide it at all.
-async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) -> Result<bool> {
-    if request.approvers.is_empty() && !request.self_approval {
-        return Ok(false);
+/// Whether there is anybody who may decide the request.
+fn can_be_decided(run: &RunState, request: &ApprovalRequest) -> bool {
+    request.self_approval || request.approvers.iter().any(|user| Some(user) != run.ctx.user_id())
+}
+
+/// Waits until the request is decided. Nobody is waited for who does not exist.
+async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) -> Result<Answer> {
+    if !can_be_decided(run, request) {
+        return Ok(Answer::Nobody("approval is required and there is nobody who may give it"));
     }
     loop {
         let now = run.ctx.now();
         let left = request.expires_at.saturating_since(now);
         let found = store.get(run.ctx.scope(), request.id, now).await?;
-        let owned =
-            crate::context::open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?;
-        match owned.state {
-            ApprovalState::Decided { .. } => return Ok(true),
+        match open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?.state {
+            ApprovalState::Decided { .. } => return Ok(Answer::Decided),
             ApprovalState::Pending if !left.is_zero() => {}
-            _ => return Ok(false),
+            _ => return Ok(Answer::Late),
         }
         if let Some(runtime) = &run.agent.runtime {
             // The journal's lease must outlive the wait, or another process would take the run over.
@@ -252,10 +303,16 @@ async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalReque
     }
 }
 
-async fn expire(run: &RunState, spec: &ToolSpec, bound: &Bound, request: &ApprovalRequest) -> Result<Permit> {
+async fn expire(
+    run: &RunState,
+    spec: &ToolSpec,
+    bound: &Bound,
+    request: &ApprovalRequest,
+    why: &str,
+) -> Result<Permit> {
     let approval_id = request.id;
     run.emit(|| EventKind::ApprovalResolved { approval_id, decision: "expired" }).await;
-    let told = format!("{}; nobody approved it in time", request.why);
+    let told = format!("{}; {why}", request.why);
     deny(run, spec, bound, Action::ApprovalExpired, None, told.into()).await
 }
 
@@ -279,6 +336,7 @@ async fn dispatch(
     };
     let (approval_id, name) = (request.id, decision_name(&decision));
     run.emit(|| EventKind::ApprovalResolved { approval_id, decision: name }).await;
+    let mut grant = None;
     let (bound, action) = match decision {
         ApprovalDecision::Deny { reason } => {
             let told = if reason.is_empty() {
@@ -289,23 +347,33 @@ async fn dispatch(
             return deny(run, spec, &bound, Action::ApprovalDenied, by.as_ref(), told.into()).await;
         }
         ApprovalDecision::Approve => (bound, Action::ApprovalGranted),
+        ApprovalDecision::ApproveAndRemember { .. } => {
+            grant = Some(GrantId::from(request.id));
+            (bound, Action::ApprovalGranted)
+        }
         ApprovalDecision::Edit { args } => (bound.edited(run, spec, args)?, Action::ApprovalEdited),
     };
-    record_approval(run, spec, &bound, action, by.as_ref(), None).await?;
-    // Policy may have changed while somebody thought about it, and edited arguments were never seen by it. A deny
-    // stands; an ask is what was just answered.
-    match decide(run, spec, &bound.call).await {
-        Decision::Deny { why } => {
-            record_decision(run, spec, &bound, &Decision::Deny { why: why.clone() }).await?;
-            Ok(Permit::Refused(why))
+    record_approval(run, spec, &bound, action, by.as_ref(), grant, None).await?;
+    again(run, spec, bound, version).await
+}
+
+/// Asks policy once more about an approved call. It may have changed while somebody thought, and edited arguments were never
+/// seen by it. A deny stands; an ask is what was answered, under this version of the policy.
+async fn again(run: &RunState, spec: &ToolSpec, bound: Bound, version: u64) -> Result<Permit> {
+    let why = match decide(run, spec, &bound.call).await {
+        Decision::Deny { why } => why,
+        Decision::Ask { why } if run.agent.permissions.version() != version => {
+            format!("{why}; the policy changed since it was approved").into()
         }
-        Decision::Allow | Decision::Ask { .. } => Ok(Permit::Granted(bound)),
-    }
+        Decision::Allow | Decision::Ask { .. } => return Ok(Permit::Granted(bound)),
+    };
+    record_decision(run, spec, &bound, &Decision::Deny { why: why.clone() }).await?;
+    Ok(Permit::Refused(why))
 }
 
 fn decision_name(decision: &ApprovalDecision) -> &'static str {
     match decision {
-        ApprovalDecision::Approve => "approve",
+        ApprovalDecision::Approve | ApprovalDecision::ApproveAndRemember { .. } => "approve",
         ApprovalDecision::Deny { .. } => "deny",
         ApprovalDecision::Edit { .. } => "edit",
     }
@@ -319,7 +387,7 @@ async fn deny(
     by: Option<&UserId>,
     told: Arc<str>,
 ) -> Result<Permit> {
-    record_approval(run, spec, bound, action, by, Some(&told)).await?;
+    record_approval(run, spec, bound, action, by, None, Some(&told)).await?;
     Ok(Permit::Refused(told))
 }
 
@@ -329,12 +397,16 @@ async fn record_approval(
     bound: &Bound,
     action: Action,
     by: Option<&UserId>,
+    grant: Option<GrantId>,
     why: Option<&str>,
 ) -> Result<()> {
     run.ctx.count("loom.approvals", 1, &[("outcome", action.as_str())]);
     let mut payload = about(run, spec, bound).show("digest", bound.digest);
     if let Some(by) = by {
         payload = payload.name("approver", by.as_str());
+    }
+    if let Some(grant) = grant {
+        payload = payload.show("grant_id", grant);
     }
     if let Some(why) = why {
         payload = payload.str("why", why);

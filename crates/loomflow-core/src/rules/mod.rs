@@ -1,8 +1,9 @@
-//! The contract's arithmetic, as pure functions: what every memory backend would otherwise write again, and get wrong in
+//! The contract's arithmetic, as pure functions: what every backend would otherwise write again, and get wrong in
 //! a way of its own.
 //!
 //! A backend brings rows in and takes decisions out; nothing here does I/O, and nothing here knows a tenant.
 
+pub mod approvals;
 mod checks;
 mod export;
 pub mod facts;
