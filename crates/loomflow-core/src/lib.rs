@@ -51,7 +51,8 @@ pub use agent::{
     UnlimitedLedger, UserAgent,
 };
 pub use approval::{
-    Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalHandler, ApprovalRequest, ApprovalState,
+    ApprovalStore, ArgumentPattern, GrantTerms, MAX_FIXED_ARGUMENTS, Notified,
 };
 pub use audit::{
     Action, Actor, AuditChain, AuditEntry, AuditEvent, AuditKey, AuditLine, AuditLog, AuditProblem,
@@ -64,7 +65,7 @@ pub use door::RetryPolicy;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use identity::{Identity, LEGACY_ANONYMOUS_SENTINEL, Namespace, SessionId, UserId};
-pub use ids::{ApprovalId, EpisodeId, FactId, HoldId, RunId};
+pub use ids::{ApprovalId, EpisodeId, FactId, GrantId, HoldId, RunId};
 pub use image::{Image, ImageSource};
 pub use ledger::{
     BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, EstimatedCharge, Granted, Held, Hold, HoldKey, Ledger,

@@ -97,6 +97,17 @@ pub(crate) enum Bug {
     ListsEverybody,
     RaceOnDecide,
     ForgetTakesApprovers,
+    GrantWider,
+    GrantByAnybody,
+    GrantNeverEnds,
+    GrantsOfEverybody,
+    GrantsUnbounded,
+    AnonymousIsRemembered,
+    StrangerRevokes,
+    RevokeKeeps,
+    ForgetKeepsGrants,
+    // Runtime.
+    StatusIgnored,
     // Models.
     EofIsEnd,
     NoUsageIsZero,

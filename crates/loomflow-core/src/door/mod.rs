@@ -3,8 +3,10 @@
 mod embed;
 mod model;
 mod permit;
+mod remembered;
 mod retry;
 mod tool;
+mod waiting;
 
 pub(crate) use embed::embed;
 pub(crate) use model::{Answer, call_model, refused, set_aside};

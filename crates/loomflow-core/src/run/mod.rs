@@ -66,6 +66,8 @@ pub(crate) struct RunState {
     totals: Mutex<Totals>,
     holds: AtomicU32,
     steps: AtomicU32,
+    /// How many calls wait for somebody's approval.
+    waits: AtomicU32,
     events: Option<mpsc::Sender<Event>>,
     event_seq: AtomicU64,
 }
@@ -87,6 +89,7 @@ impl RunState {
             totals: Mutex::default(),
             holds: AtomicU32::new(0),
             steps: AtomicU32::new(0),
+            waits: AtomicU32::new(0),
             events,
             event_seq: AtomicU64::new(0),
         }
@@ -143,6 +146,21 @@ impl RunState {
     /// Draws the numbers of the next `n` journaled steps; returns the first.
     pub(crate) fn next_steps(&self, n: u32) -> u32 {
         self.steps.fetch_add(n, Ordering::Relaxed)
+    }
+
+    /// Says that one more call waits for somebody's approval.
+    pub(crate) fn waits_for_one_more(&self) {
+        self.waits.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Says that a call does not wait any more.
+    pub(crate) fn waits_for_one_less(&self) {
+        self.waits.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether a call waits for somebody's approval.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waits.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn totals(&self) -> MutexGuard<'_, Totals> {
