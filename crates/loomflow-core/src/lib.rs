@@ -47,8 +47,8 @@ mod tool;
 mod usage;
 
 pub use agent::{
-    Agent, AgentBuilder, EventStream, ForgetReceipt, HasModel, IntoShared, NoModel, Run, StreamRun,
-    UnlimitedLedger, UserAgent,
+    Agent, AgentBuilder, AgentTool, Delegation, EventStream, ForgetReceipt, HasModel, IntoShared, NoModel,
+    Run, StreamRun, UnlimitedLedger, UserAgent,
 };
 pub use approval::{
     Approval, ApprovalDecision, ApprovalGrant, ApprovalHandler, ApprovalRequest, ApprovalState,

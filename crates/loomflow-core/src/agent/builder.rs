@@ -148,6 +148,8 @@ fn default_settings() -> Settings {
         retry: RetryPolicy::default(),
         audit_continues: false,
         session_lease: Duration::from_secs(30),
+        max_depth: 4,
+        max_children: 64,
     }
 }
 
@@ -216,6 +218,10 @@ impl<M> AgentBuilder<M> {
         recall_facts => recall_facts: usize;
         /// The latest messages that are never left out of the prompt (5).
         min_messages_to_keep => min_messages_to_keep: usize;
+        /// How deep a run may delegate: to children, to theirs, and so on (4). 0 lets no tool delegate.
+        max_delegation_depth => max_depth: u32;
+        /// How many runs a run may lead to by delegation, its children's children included (64).
+        max_delegations => max_children: u32;
         /// When and how often a failed model call is made again.
         retry => retry: RetryPolicy;
     }
@@ -359,7 +365,7 @@ impl AgentBuilder<HasModel> {
             tools,
             settings: self.settings,
             remembers,
-            closer: Closer::new(),
+            closer: Arc::new(Closer::new()),
             closed: AtomicBool::new(false),
         })))
     }

@@ -2,9 +2,12 @@
 
 mod builder;
 mod data;
+mod delegate;
 mod execute;
+mod inherit;
 mod request;
 mod shared;
+mod tool;
 mod unlimited;
 
 use std::fmt;
@@ -14,8 +17,10 @@ use std::time::Duration;
 
 pub use builder::{AgentBuilder, HasModel, NoModel};
 pub use data::ForgetReceipt;
+pub use delegate::Delegation;
 pub use request::{EventStream, Run, StreamRun};
 pub use shared::IntoShared;
+pub use tool::AgentTool;
 pub use unlimited::UnlimitedLedger;
 
 use crate::approval::{ApprovalHandler, ApprovalStore};
@@ -57,12 +62,12 @@ pub(crate) struct AgentInner {
     pub(crate) settings: Settings,
     /// Whether there is a memory to write finished turns to.
     pub(crate) remembers: bool,
-    pub(crate) closer: Closer,
+    pub(crate) closer: Arc<Closer>,
     pub(crate) closed: AtomicBool,
 }
 
 /// Whom to ask, and how.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Approvals {
     pub(crate) store: Option<Arc<dyn ApprovalStore>>,
     pub(crate) handler: Option<Arc<dyn ApprovalHandler>>,

@@ -62,7 +62,7 @@ async fn admitted(
             }
         }
     };
-    run.totals().usage += usage;
+    run.used(usage);
     promise.void();
     settle(run, Called::Embedding, closing, &usage, outcome).await?;
     embeddings(embedder, asked, made?)

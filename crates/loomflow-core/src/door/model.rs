@@ -125,7 +125,7 @@ async fn attempt(
         },
     };
     let (usage, closing) = reservation.settle_and_tell(reported);
-    run.totals().usage += usage;
+    run.used(usage);
     promise.void();
     let called = Called::Turn { attempt };
     settle(run, called, closing, &usage, outcome).await.map_err(Failure::after_the_call)?;
@@ -224,7 +224,7 @@ async fn give_back(run: &RunState, reservation: Reservation<Sent>, error: Error,
     let unknown = !took_no_order(&error);
     let (usage, closing) =
         if unknown { reservation.settle_and_tell(None) } else { (Usage::default(), reservation.refund()) };
-    run.totals().usage += usage;
+    run.used(usage);
     let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
@@ -368,7 +368,7 @@ impl Drop for RecordPromise {
         let Some((run, slot, called)) = self.open.take() else { return };
         let usage = Usage::new(self.input, self.streamed.max(self.unseen));
         let usage = usage.with_cost(self.price.map(|price| price.cost(&usage)).unwrap_or_default());
-        run.totals().usage += usage;
+        run.used(usage);
         drop(Handoff::new(
             slot,
             Box::pin(async move {

@@ -306,8 +306,10 @@ fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, versio
     request
 }
 
-/// A run that waits must not lose what it set aside: its wall-clock hold lives as long as the request.
+/// A run that waits must not lose what it set aside: its wall-clock hold lives as long as the request. That of a tree of
+/// runs is its root's.
 async fn keep_wall_clock(run: &RunState, request: &ApprovalRequest) {
+    let run = run.root();
     let Some(hold) = run.wall_clock_hold() else { return };
     let lasting =
         request.expires_at.saturating_since(request.requested_at) + run.clock.remaining() + LOOK_AGAIN;
@@ -335,11 +337,12 @@ async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalReque
             ApprovalState::Pending if !left.is_zero() => {}
             _ => return Ok(Answer::Late),
         }
-        if let Some(runtime) = &run.agent.runtime {
+        let root = run.root();
+        if let Some(runtime) = &root.agent.runtime {
             // The journal's lease must outlive the wait, or another process would take the run over.
-            let settings = &run.agent.settings;
+            let settings = &root.agent.settings;
             runtime
-                .renew(run.ctx.scope(), &run.lease, run.clock.remaining() + settings.session_lease)
+                .renew(root.ctx.scope(), &root.lease, root.clock.remaining() + settings.session_lease)
                 .await?;
         }
         // The store is asked again whichever ends first, so neither a lost notice nor a wrong one matters. Not at once,

@@ -137,7 +137,7 @@ async fn turn(run: &Arc<RunState>, request: ModelRequest) -> Result<(Answer, boo
     match made {
         Journaled::Made(answer) => Ok((answer, false)),
         Journaled::Replayed(answer) => {
-            run.totals().usage += answer.usage;
+            run.used(answer.usage);
             if !answer.reply.text.is_empty() {
                 let text = answer.reply.text.clone();
                 run.emit(|| EventKind::TextReset {}).await;
