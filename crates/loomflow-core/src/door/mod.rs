@@ -1,13 +1,16 @@
 //! The two doors: the single path to models, and the single path to tools.
 
 mod embed;
+mod line;
 mod model;
 mod permit;
+mod rate;
 mod retry;
 mod tool;
 
 pub(crate) use embed::embed;
 pub(crate) use model::{Answer, call_model, refused, set_aside};
+pub(crate) use rate::{RateGate, admit_run};
 pub use retry::RetryPolicy;
 pub(crate) use tool::{Executed, ToolSet, run_tool};
 

@@ -6,6 +6,7 @@
 mod checks;
 mod export;
 pub mod facts;
+pub mod gcra;
 pub mod rank;
 pub mod words;
 

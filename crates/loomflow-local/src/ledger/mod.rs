@@ -19,7 +19,7 @@ mod bounded;
 mod cell;
 mod global;
 mod holds;
-mod keys;
+pub(crate) mod keys;
 mod period;
 mod shard;
 mod spill;
