@@ -150,3 +150,12 @@ impl Drop for Place<'_> {
         }
     }
 }
+
+#[cfg(test)]
+impl Lines {
+    /// How many wait in lines of users, and how many lines there are.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.waiting, inner.lines.len())
+    }
+}

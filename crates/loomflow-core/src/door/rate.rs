@@ -209,3 +209,6 @@ impl Pass {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
