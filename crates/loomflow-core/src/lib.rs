@@ -68,8 +68,8 @@ pub use identity::{Identity, LEGACY_ANONYMOUS_SENTINEL, Namespace, SessionId, Us
 pub use ids::{ApprovalId, EpisodeId, FactId, HoldId, RunId};
 pub use image::{Image, ImageSource};
 pub use ledger::{
-    BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, Granted, Held, Hold, HoldKey, Ledger, Limits, Phase,
-    Refusal, RefusalReason, Reservation, Reserve, Sent, Settled, UsageReport, Warning, Window,
+    BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, EstimatedCharge, Granted, Held, Hold, HoldKey, Ledger,
+    Limits, Phase, Refusal, RefusalReason, Reservation, Reserve, Sent, Settled, UsageReport, Warning, Window,
 };
 pub use memory::{
     AssertOutcome, Asserted, Capabilities, Cardinality, Embedding, Episode, EpisodeMatch, Fact, FactQuery,
