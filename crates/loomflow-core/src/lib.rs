@@ -32,6 +32,7 @@ mod message;
 mod model;
 mod outcome;
 mod permissions;
+mod rate_limit;
 mod redact;
 pub mod resilience;
 mod result;
@@ -83,6 +84,10 @@ pub use model::{
 };
 pub use outcome::{IntoToolOutcome, Json};
 pub use permissions::{Decision, Grounds, Judged, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
+pub use rate_limit::{
+    Amounts, LimitReason, Limited, OnLimit, RateLimitConfig, RateLimiter, RateLimits, RateRules, Resource,
+    Taken, Tats,
+};
 pub use redact::{KeepAll, ObjectWriter, Redacted, Redactor, Scrub};
 pub use result::{RunResult, RunStatus, ToolCallReport, ToolStatus};
 pub use runtime::{Recorded, RunLease, RunOpening, RunRecord, Runtime, StepKey};

@@ -7,6 +7,7 @@ pub mod approvals;
 mod checks;
 mod export;
 pub mod facts;
+pub mod gcra;
 pub mod quota;
 pub mod rank;
 pub mod words;
