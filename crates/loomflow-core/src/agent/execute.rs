@@ -15,7 +15,7 @@ use crate::audit::{Action, Actor};
 use crate::clock::Timestamp;
 use crate::closer::{Handoff, Slot, Work};
 use crate::context::{ContextParts, RunContext};
-use crate::door::{embed, refused, set_aside};
+use crate::door::{admit_run, embed, refused, set_aside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
 use crate::identity::SessionId;
@@ -62,6 +62,10 @@ pub(crate) async fn execute(
     events: Option<mpsc::Sender<Event>>,
 ) -> Result<RunResult> {
     check(&agent, &asked)?;
+    if asked.resume.is_none() {
+        // A run that goes on after a crash was let in when it began.
+        admit_run(&agent, &owner).await?;
+    }
     let began = agent.services.clock.now();
     let beginning = begin(&agent, &owner, &asked, events, began);
     let Ok(begun) = tokio::time::timeout(agent.settings.run_timeout, beginning).await else {

@@ -26,7 +26,7 @@ pub use unlimited::UnlimitedLedger;
 use crate::approval::{ApprovalHandler, ApprovalStore};
 use crate::closer::Closer;
 use crate::context::Services;
-use crate::door::ToolSet;
+use crate::door::{RateGate, ToolSet};
 use crate::error::Result;
 use crate::identity::{Identity, Namespace, UserId};
 use crate::ledger::Ledger;
@@ -52,6 +52,8 @@ pub(crate) struct AgentInner {
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
     pub(crate) services: Arc<Services>,
     pub(crate) ledger: Arc<dyn Ledger>,
+    /// The limits on rate, and the line before them. Whoever is an agent's child stands in the same line.
+    pub(crate) rate: Option<Arc<RateGate>>,
     pub(crate) permissions: Arc<dyn Permissions>,
     pub(crate) pre_hooks: Vec<Arc<dyn PreToolHook>>,
     pub(crate) post_hooks: Vec<Arc<dyn PostToolHook>>,
@@ -188,6 +190,9 @@ impl AgentInner {
             all.push(&**runtime);
         }
         all.push(&*self.ledger);
+        if let Some(rate) = &self.rate {
+            all.push(rate.limiter());
+        }
         all.push(&*self.services.audit);
         all
     }

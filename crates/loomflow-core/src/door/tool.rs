@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
-use crate::door::permit::{Bound, Permit, permit};
+use crate::door::permit::{Bound, EXECUTING, Permit, permit};
 use crate::door::{guarded, panic_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -38,8 +38,8 @@ pub(crate) enum Executed {
 /// Takes one tool call through the door. An error is one of the framework's own stores; whatever the tool, the policy or
 /// the approver does is an outcome.
 ///
-/// A call has two journaled steps, `seq` and the one after it: to be permitted, which may be repeated, and to be executed,
-/// which may not. A crash while somebody thinks about an approval therefore loses neither.
+/// A call has three journaled steps, from `seq` on: to be permitted, which may be repeated, to be executed, which may not, and to
+/// be asked about, under one id. A crash while somebody thinks about an approval therefore loses none of them.
 pub(crate) async fn run_tool(
     run: &Arc<RunState>,
     call: ToolCall,
@@ -68,6 +68,7 @@ enum Permitted {
     AsCalled,
     Edited { arguments: String, digest: String },
     Ended(CallOutcome),
+    InDoubt,
 }
 
 async fn through(
@@ -89,7 +90,7 @@ async fn through(
     let bound = if run.is_journaled() {
         match Box::pin(permit_once(run, spec, bound, seq)).await? {
             Ok(bound) => bound,
-            Err(ended) => return Ok(Some(ended)),
+            Err(ended) => return Ok(ended),
         }
     } else {
         match permit(run, spec, bound).await? {
@@ -97,9 +98,10 @@ async fn through(
             Permit::Refused(why) => {
                 return refuse(run, call, ToolStatus::Denied, &format!("denied: {why}")).await.map(Some);
             }
+            Permit::InDoubt => return Ok(None),
         }
     };
-    let step = Step::new(seq + 1, spec.idempotent);
+    let step = Step::new(seq + EXECUTING, spec.idempotent);
     let fingerprint = || run.fingerprint("tool", &(&bound.call.name, &*bound.arguments));
     let executing = || async {
         if altered {
@@ -120,13 +122,14 @@ async fn through(
     })
 }
 
-/// Permits a call once over all lives of the run. `Err` is a call that ended without running.
+/// Permits a call once over all lives of the run. `Err` is a call that ended without running, or `None` for one of which nobody
+/// knows.
 async fn permit_once(
     run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
     seq: u32,
-) -> Result<std::result::Result<Bound, CallOutcome>> {
+) -> Result<std::result::Result<Bound, Option<CallOutcome>>> {
     let asked = bound.clone();
     let permitting = || async {
         let (call, called) = (asked.call.clone(), asked.digest);
@@ -139,6 +142,7 @@ async fn permit_once(
             Permit::Refused(why) => {
                 Permitted::Ended(refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await?)
             }
+            Permit::InDoubt => Permitted::InDoubt,
         })
     };
     let fingerprint = || run.fingerprint("permit", &(&bound.call.name, &*bound.arguments));
@@ -153,7 +157,8 @@ async fn permit_once(
     };
     match permitted {
         Permitted::AsCalled => Ok(Ok(bound)),
-        Permitted::Ended(outcome) => Ok(Err(outcome)),
+        Permitted::Ended(outcome) => Ok(Err(Some(outcome))),
+        Permitted::InDoubt => Ok(Err(None)),
         Permitted::Edited { arguments, digest } => {
             let edited =
                 Bound::new(run, seq, ToolCall { arguments: arguments.into(), ..bound.call.clone() }, spec)?;
@@ -161,7 +166,7 @@ async fn permit_once(
                 return Ok(Ok(edited));
             }
             let told = "denied: the approved arguments had a secret taken out when they were recorded";
-            Ok(Err(refuse(run, &bound.call, ToolStatus::Denied, told).await?))
+            Ok(Err(Some(refuse(run, &bound.call, ToolStatus::Denied, told).await?)))
         }
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct RunState {
     totals: Mutex<Totals>,
     holds: AtomicU32,
     steps: AtomicU32,
+    /// How many calls wait for somebody's approval.
+    waits: AtomicU32,
     events: Option<mpsc::Sender<Event>>,
     event_seq: AtomicU64,
 }
@@ -122,6 +124,7 @@ impl RunState {
             totals: Mutex::default(),
             holds: AtomicU32::new(0),
             steps: AtomicU32::new(0),
+            waits: AtomicU32::new(0),
             events,
             event_seq: AtomicU64::new(0),
         }
@@ -257,6 +260,21 @@ impl RunState {
         self.steps.fetch_add(n, Ordering::Relaxed)
     }
 
+    /// Says that one more call waits for somebody's approval.
+    pub(crate) fn waits_for_one_more(&self) {
+        self.waits.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Says that a call does not wait any more.
+    pub(crate) fn waits_for_one_less(&self) {
+        self.waits.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether a call waits for somebody's approval.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waits.load(Ordering::SeqCst) > 0
+    }
+
     pub(crate) fn totals(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -269,7 +287,8 @@ impl RunState {
     async fn warn_of(&self, warnings: Vec<Warning>) -> Result<()> {
         for warning in warnings {
             self.ctx.count("loom.budget.warnings", 1, &[("cap", warning.cap)]);
-            let payload = self.ctx.redactor().object().name("cap", warning.cap);
+            let payload = self.ctx.redactor().object().name("entity", warning.entity.as_str());
+            let payload = payload.name("cap", warning.cap);
             let payload = payload.num("limit", warning.limit).num("used", warning.used).finish();
             self.audit(Actor::System, Action::BudgetWarning, payload).await?;
             self.emit(|| EventKind::BudgetWarning(warning)).await;
