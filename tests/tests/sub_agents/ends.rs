@@ -9,7 +9,8 @@ use loomflow_core::{
     RunContext, RunStatus, ToolOutcome, ToolStatus,
 };
 use loomflow_local::{
-    CallbackApprovals, InMemoryApprovalStore, InMemoryAuditLog, StandardBudget, StandardPermissions,
+    CallbackApprovals, InMemoryApprovalStore, InMemoryAuditLog, InMemoryJournalStore, InProcRuntime,
+    StandardBudget, StandardPermissions,
 };
 use loomflow_tests::double::{ModelDouble, Step, say};
 use loomflow_tests::fixture::{FnTool, assert_one_terminal_record_per_run, entries, user};
@@ -276,6 +277,7 @@ async fn a_person_whom_a_child_waits_for_costs_nobody_time() {
             .approval_store(InMemoryApprovalStore::new())
             .approval_handler(pending)
             .approvers([user("boss")])
+            .runtime(InProcRuntime::with_journal(InMemoryJournalStore::new()))
             .build()
             .unwrap();
         let (tenant, boss) = (agent.for_user(user("alice")), agent.for_user(user("boss")));
@@ -285,6 +287,9 @@ async fn a_person_whom_a_child_waits_for_costs_nobody_time() {
         });
         tokio::time::sleep(300 * SECOND).await;
         let request = boss.approvals().await.unwrap().pop().expect("it still waits").request;
+        let open = tenant.open_runs().await.unwrap();
+        assert_eq!(open.len(), 1, "the root's, which waits with its child");
+        assert_eq!((open[0].status, open[0].run == request.run), (RunStatus::WaitingApproval, false));
         boss.decide(request.id, ApprovalDecision::Approve).await.unwrap();
         let result = run.await.unwrap().unwrap();
         assert_eq!((result.status, executed.load(Ordering::SeqCst)), (RunStatus::Completed, 1));
