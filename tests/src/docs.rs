@@ -19,5 +19,6 @@ docs! {
     Models = "../../docs/models.md",
     Prices = "../../docs/prices.md",
     Stores = "../../docs/stores.md",
+    SubAgents = "../../docs/sub-agents.md",
     WritingATool = "../../docs/writing-a-tool.md",
 }
