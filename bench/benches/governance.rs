@@ -54,7 +54,13 @@ fn each_decision(policy: &PerUserPermissions) {
     const DECISIONS: usize = 200_000;
     let contexts: Vec<_> = (0..USERS).map(|n| detached_context(scope(&format!("user_{n}")))).collect();
     let calls: Vec<_> = (0..97)
-        .map(|n| ToolCall::new("c", "pay", format!(r#"{{"order":"A{n}","cents":{},"note":"for {n} chairs"}}"#, n * 150)))
+        .map(|n| {
+            ToolCall::new(
+                "c",
+                "pay",
+                format!(r#"{{"order":"A{n}","cents":{},"note":"for {n} chairs"}}"#, n * 150),
+            )
+        })
         .collect();
     let mut took: Vec<u64> = Vec::with_capacity(DECISIONS);
     let mut outcomes = [0_u32; 3];

@@ -65,7 +65,9 @@ impl CountTokens for TiktokenTokens {
         for message in request.messages.iter() {
             tokens += AROUND_MESSAGE + self.text(&message.text);
             tokens += self.image_tokens.saturating_mul(message.images().len() as u64);
-            for named in [message.tool_call_id.as_deref(), message.provider_state.as_deref()].into_iter().flatten() {
+            for named in
+                [message.tool_call_id.as_deref(), message.provider_state.as_deref()].into_iter().flatten()
+            {
                 tokens += AROUND + self.text(named);
             }
             for call in message.calls() {

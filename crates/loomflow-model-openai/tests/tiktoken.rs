@@ -65,7 +65,13 @@ fn everything_else_counts_and_text_that_looks_special_is_text() {
 /// Texts that are made to exhaust a tokenizer are counted all the same, and no lower.
 #[test]
 fn a_hostile_text_is_counted() {
-    for text in [" ".repeat(100_000), "a".repeat(100_000), "\n ".repeat(50_000), "é".repeat(50_000), "'".repeat(100_000)] {
+    for text in [
+        " ".repeat(100_000),
+        "a".repeat(100_000),
+        "\n ".repeat(50_000),
+        "é".repeat(50_000),
+        "'".repeat(100_000),
+    ] {
         let counted = COUNTERS[0].text(&text);
         assert!(counted > 0 && counted <= text.len() as u64, "{counted} of {}", text.len());
     }
@@ -89,7 +95,11 @@ fn a_model_counts_exactly_only_when_told_to_and_unknown_names_are_estimated() {
         if !name.is_empty() {
             assert_eq!(config(name).build().unwrap().count_tokens(&request), estimate, "{name}");
             let expected = if known { exact } else { estimate };
-            assert_eq!(config(name).with_exact_tokens().build().unwrap().count_tokens(&request), expected, "{name}");
+            assert_eq!(
+                config(name).with_exact_tokens().build().unwrap().count_tokens(&request),
+                expected,
+                "{name}"
+            );
         }
         assert_eq!(TiktokenTokens::for_model(name).is_some(), known, "{name}");
     }

@@ -151,6 +151,10 @@ impl Runtime for Journal {
         done
     }
 
+    async fn set_status(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
+        self.0.set_status(scope, lease, status).await
+    }
+
     async fn close(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
         self.0.close(scope, lease, status).await
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalStore, Digest, Epoch, Erase, Erased,
-    ExportStream, Owned, Result, Scope, TenantData, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalStore, Digest, Epoch,
+    Erase, Erased, ExportStream, GrantId, Owned, Result, Scope, TenantData, Timestamp, UserId,
 };
 use tokio::task::yield_now;
 
@@ -110,6 +110,23 @@ impl ApprovalStore for Watched {
             Ok(taken)
         })
         .await
+    }
+
+    async fn remembered(
+        &self,
+        scope: &Scope,
+        tool: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Owned<ApprovalGrant>>> {
+        between(self.store.remembered(scope, tool, now)).await
+    }
+
+    async fn grants(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<ApprovalGrant>>> {
+        between(self.store.grants(scope, now)).await
+    }
+
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+        between(self.store.revoke(scope, id)).await
     }
 
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()> {

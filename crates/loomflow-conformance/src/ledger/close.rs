@@ -139,3 +139,85 @@ pub async fn warnings_are_given_once(h: &Harness) -> Outcome {
     assert_eq!(settled.warnings.len(), 1, "an excess that crosses the line warns when it is counted");
     Passed
 }
+
+/// A charge that was estimated is listed, by its caller's estimate and by an expiry alike, until it is reconciled.
+pub async fn estimates_are_listed(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new()).await;
+    let alice = World::new().user("alice");
+    assert_eq!(l.estimates(&alice).await, [], "nobody estimated anything");
+    let told = l.held(&alice, &Hold::tokens(key(), 30, 30)).await;
+    l.close(&alice, told.id, used(20, 7)).await;
+    let guess = Hold::tokens(key(), 40, 40);
+    let guessed = l.held(&alice, &guess).await;
+    l.close(&alice, guessed.id, Charge::Used { usage: Usage::new(40, 9), estimated: true }).await;
+    let [only] = &l.estimates(&alice).await[..] else { panic!("one of two charges was estimated") };
+    assert_eq!((only.hold, only.key, only.charged), (guessed.id, guess.key, Usage::new(40, 9)));
+    assert!(!only.expired, "its caller estimated it");
+    let (expired, usage) = super::lease::expired(&l, &alice, true).await;
+    assert_eq!(usage.estimated_tokens, 49 + 50);
+    let listed = l.estimates(&alice).await;
+    let found: Vec<_> = listed.iter().map(|e| (e.hold, e.expired)).collect();
+    assert!(found.contains(&(guessed.id, false)) && found.contains(&(expired, true)), "{found:?}");
+    assert_eq!(found.len(), 2);
+    Passed
+}
+
+/// The provider's invoice takes the place of an estimate, in every counter, and a second one changes nothing.
+pub async fn an_invoice_replaces_an_estimate(h: &Harness) -> Outcome {
+    let budget = BudgetConfig::new().per_user_max_tokens(1_000).max_tokens(1_000).per_run_max_tokens(1_000);
+    let l = h.open(budget).await;
+    let alice = World::new().user("alice");
+    let (expired, _) = super::lease::expired(&l, &alice, true).await;
+    let guessed = l.held(&alice, &Hold::tokens(key(), 40, 40)).await;
+    l.close(&alice, guessed.id, Charge::Used { usage: Usage::new(40, 9), estimated: true }).await;
+    for (n, (hold, input, output, total)) in
+        [(expired, 30, 4, 34 + 49), (guessed.id, 40, 60, 34 + 100)].into_iter().enumerate()
+    {
+        let invoiced = Usage::new(input, output).with_cost(NanoUsd(5));
+        for again in [false, true] {
+            let settled = l.ledger().reconcile(&alice, hold, invoiced).await.must("reconcile");
+            assert_eq!(settled.duplicate, again, "the same invoice twice counts once");
+            let usage = l.usage(&alice).await;
+            assert_eq!((usage.used.total_tokens(), usage.open_holds), (total, 0));
+            assert_eq!(usage.used.cost_usd, NanoUsd(5 * (n as u64 + 1)));
+            assert_eq!(l.line(&alice, "per_user_max_tokens").await.used, total);
+            let all = l.ledger().namespace_usage(&alice).await.must("namespace_usage");
+            assert_eq!((all.used.total_tokens(), all.held_tokens), (total, 0), "all users together, too");
+        }
+    }
+    assert_eq!((l.estimates(&alice).await, l.usage(&alice).await.estimated_tokens), (Vec::new(), 0));
+    Passed
+}
+
+/// Only an estimate can be reconciled: not an open hold, not one that the provider reported on, not one that never was.
+pub async fn only_an_estimate_can_be_reconciled(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new()).await;
+    let alice = World::new().user("alice");
+    let got = l.held(&alice, &Hold::tokens(key(), 30, 30)).await;
+    l.ledger().sent(&alice, got.id).await.must("sent");
+    let open = l.ledger().reconcile(&alice, got.id, Usage::new(1, 1)).await;
+    must_fail(open, ErrorKind::Conflict, "reconciling an open hold");
+    l.close(&alice, got.id, used(20, 7)).await;
+    let settled = l.ledger().reconcile(&alice, got.id, Usage::new(1, 1)).await.must("reconcile");
+    assert!(settled.duplicate, "the provider reported on it");
+    let unknown = l.ledger().reconcile(&alice, HoldId::fresh(), Usage::new(1, 1)).await;
+    must_fail(unknown, ErrorKind::NotFound, "reconciling a hold that never was");
+    assert_eq!(l.usage(&alice).await.used, Usage::new(20, 7));
+    Passed
+}
+
+/// What all users of a namespace together used is what each of them used, and nobody's of another namespace.
+pub async fn the_namespace_total_is_the_sum(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new().max_tokens(10_000)).await;
+    let (here, there) = (World::new(), World::new());
+    for (n, user) in (1..).zip(["alice", "bob", "carol"]) {
+        l.spend(&here.user(user), 10 * n, n).await;
+    }
+    l.spend(&there.user("alice"), 500, 500).await;
+    l.held(&here.user("bob"), &Hold::tokens(key(), 7, 0)).await;
+    let all = l.ledger().namespace_usage(&here.user("nobody")).await.must("namespace_usage");
+    assert_eq!((all.used.total_tokens(), all.held_tokens), (66, 7));
+    let [line] = &all.windows[..] else { panic!("one cap of all users together is set: {:?}", all.windows) };
+    assert_eq!((line.entity, line.cap, line.used, line.held), (Entity::Global, "max_tokens", 66, 7));
+    Passed
+}

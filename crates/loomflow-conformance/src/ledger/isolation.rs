@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use loomflow_core::{
-    BudgetConfig, Charge, Entity, Erase, ErrorKind, Hold, HoldKey, RefusalReason, Reserve, Scope,
+    BudgetConfig, Charge, Entity, Erase, ErrorKind, Hold, HoldKey, Identity, RefusalReason, Reserve, Scope,
+    Usage,
 };
 
 use super::{Harness, Instance, key, used};
@@ -229,5 +230,23 @@ pub async fn exports_hold_their_own(h: &Harness) -> Outcome {
     }
     let nobody = export(l.ledger(), &world.user("nobody")).await;
     assert!(nobody.is_empty(), "an unknown user has nothing to export");
+    Passed
+}
+
+/// An estimate is listed to its own user, and nobody else can reconcile it.
+pub async fn a_foreign_estimate_is_not_found(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new()).await;
+    let world = World::new();
+    let (alice, bob) = (world.user("user_1"), world.user("user_10"));
+    let got = l.held(&alice, &Hold::tokens(key(), 30, 30)).await;
+    l.close(&alice, got.id, Charge::Used { usage: Usage::new(30, 9), estimated: true }).await;
+    l.spend(&bob, 1, 1).await;
+    for other in [&bob, &world.scope(&Identity::Anonymous), &World::new().user("user_1")] {
+        assert_eq!(l.estimates(other).await, [], "{:?} sees none of {:?}", other.owner(), alice.owner());
+        let tried = l.ledger().reconcile(other, got.id, Usage::new(0, 0)).await;
+        must_fail(tried, ErrorKind::NotFound, "reconciling somebody else's estimate");
+    }
+    assert_eq!(l.usage(&alice).await.used, Usage::new(30, 9));
+    assert_eq!(l.estimates(&alice).await.len(), 1);
     Passed
 }

@@ -12,7 +12,7 @@ use crate::fixture::{Must as _, World, pass};
 const LEASE: Duration = Duration::from_secs(1);
 
 /// A hold of 30 and 20 tokens whose lease runs out, sent or not.
-async fn expired(l: &Instance, scope: &Scope, sent: bool) -> (HoldId, UsageReport) {
+pub(super) async fn expired(l: &Instance, scope: &Scope, sent: bool) -> (HoldId, UsageReport) {
     let got = l.held(scope, &Hold::tokens(key(), 30, 20).with_lease(LEASE)).await;
     if sent {
         l.ledger().sent(scope, got.id).await.must("sent");
@@ -85,5 +85,21 @@ pub async fn an_extended_hold_stays(h: &Harness) -> Outcome {
     let usage = l.usage(&alice).await;
     assert_eq!((usage.open_holds, usage.held_tokens), (1, 50), "the hold stays until its new end");
     assert!(!l.close(&alice, got.id, used(30, 4)).await.duplicate);
+    Passed
+}
+
+/// What a user's expired hold kept aside is there again for all others, although that user never comes back.
+pub async fn an_expired_hold_of_another_frees_the_global_cap(h: &Harness) -> Outcome {
+    let l = h.open(BudgetConfig::new().max_tokens(100)).await;
+    let world = World::new();
+    let (gone, here) = (world.user("gone"), world.user("here"));
+    let lost = l.held(&gone, &Hold::tokens(key(), 40, 20).with_min_output(20).with_lease(LEASE)).await;
+    let wanted = |n| Hold::tokens(key(), n, 0);
+    l.refused(&here, &wanted(41), "60 of 100 are held").await;
+    pass(l.clock(), LEASE + Duration::from_millis(500)).await;
+    l.held(&here, &wanted(100)).await;
+    l.close(&gone, lost.id, used(1, 1)).await;
+    let all = l.ledger().namespace_usage(&here).await.must("namespace_usage");
+    assert_eq!((all.used.total_tokens(), all.held_tokens), (2, 100), "a late charge is never lost");
     Passed
 }

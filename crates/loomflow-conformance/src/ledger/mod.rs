@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use loomflow_core::{
-    BudgetConfig, CapUsage, Charge, Granted, Hold, HoldId, HoldKey, Ledger, NanoUsd, Refusal, Reserve, RunId,
-    Scope, Settled, Usage, UsageReport,
+    BudgetConfig, CapUsage, Charge, EstimatedCharge, Granted, Hold, HoldId, HoldKey, Ledger, NanoUsd,
+    Refusal, Reserve, RunId, Scope, Settled, Usage, UsageReport,
 };
 
 use crate::doubles::ManualClock;
@@ -70,6 +70,11 @@ impl Instance {
 
     pub(crate) async fn usage(&self, scope: &Scope) -> UsageReport {
         self.ledger.usage(scope).await.must("usage")
+    }
+
+    pub(crate) async fn estimates(&self, scope: &Scope) -> Vec<EstimatedCharge> {
+        let listed = self.ledger.estimates(scope).await.must("estimates");
+        listed.into_iter().map(|owned| owned.open(scope).must("opening an estimate")).collect()
     }
 
     /// Reserves, sends and settles `input` and `output` tokens.
@@ -187,10 +192,15 @@ crate::case::suite! { $ ledger, ledger_cases, __loomflow_ledger_case,
         close::a_closed_hold_can_be_neither_sent_nor_extended,
         close::an_unknown_hold_is_not_found,
         close::warnings_are_given_once,
+        close::estimates_are_listed,
+        close::an_invoice_replaces_an_estimate,
+        close::only_an_estimate_can_be_reconciled,
+        close::the_namespace_total_is_the_sum,
         lease::an_expired_hold_is_refunded,
         lease::an_expired_sent_hold_is_charged_its_estimate,
         lease::an_actual_charge_replaces_the_estimate,
         lease::an_extended_hold_stays,
+        lease::an_expired_hold_of_another_frees_the_global_cap,
         window::calendar_windows_reset_at_their_border,
         window::a_lifetime_never_resets,
         window::a_rolling_window_forgets_late_and_never_early,
@@ -211,6 +221,7 @@ crate::case::suite! { $ ledger, ledger_cases, __loomflow_ledger_case,
         isolation::a_border_between_namespace_and_user_cannot_be_shifted,
         isolation::the_same_run_of_two_users_is_two_runs,
         isolation::a_foreign_hold_is_not_found,
+        isolation::a_foreign_estimate_is_not_found,
         isolation::a_full_user_stops_nobody_else,
         isolation::a_refusal_names_no_other_user,
         isolation::forgetting_does_not_reset_a_quota,

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use loomflow_conformance::doubles::ManualClock;
 use loomflow_conformance::ledger::{Harness, Instance};
 use loomflow_core::{
-    BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, Erase, Erased, Error, ErrorKind, ExportItem,
-    ExportStream, Granted, Hold, HoldId, HoldKey, Ledger, Limits, Owned, Owner, Refusal, RefusalReason,
-    Reserve, Result, RunId, Scope, Settled, TenantData, Timestamp, Usage, UsageReport, Warning, Window,
-    export_from,
+    BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, Erase, Erased, Error, ErrorKind, EstimatedCharge,
+    ExportItem, ExportStream, Granted, Hold, HoldId, HoldKey, Ledger, Limits, Owned, Owner, Refusal,
+    RefusalReason, Reserve, Result, RunId, Scope, Settled, TenantData, Timestamp, Usage, UsageReport,
+    Warning, Window, export_from,
 };
 
 use super::{Bug, key};
@@ -47,6 +47,7 @@ struct State {
     spent: Vec<Spent>,
     open: Vec<Open>,
     closed: Vec<Open>,
+    expired: HashSet<HoldId>,
     warned: HashSet<(String, &'static str, Option<Timestamp>)>,
     last_window: Option<Timestamp>,
 }
@@ -224,9 +225,10 @@ impl Books {
         state.open = open;
         let ended: Vec<Open> = ended;
         for hold in ended {
-            if hold.sent && self.bug != Bug::SentLeaseRefunds {
-                self.charge(state, &hold, hold.reserved(), Duration::ZERO, true);
-            }
+            let sent = hold.sent && self.bug != Bug::SentLeaseRefunds;
+            let estimate = if sent { hold.reserved() } else { Usage::default() };
+            self.charge(state, &hold, estimate, Duration::ZERO, true);
+            state.expired.insert(hold.id);
             state.closed.push(hold);
         }
     }
@@ -452,6 +454,7 @@ impl Ledger for Books {
                 settled.duplicate = true;
                 if let Charge::Used { usage, estimated: false } = charge
                     && self.bug != Bug::EstimateStays
+                    && state.expired.contains(&hold)
                     && let Some(spent) = state.spent.iter_mut().find(|s| s.hold == hold && s.estimated)
                 {
                     (spent.usage, spent.estimated) = (usage, false);
@@ -483,6 +486,71 @@ impl Ledger for Books {
         state.closed.push(open);
         settled.warnings = self.warnings(state, scope, run);
         Ok(settled)
+    }
+
+    async fn estimates(&self, scope: &Scope) -> Result<Vec<Owned<EstimatedCharge>>> {
+        let mut state = self.state.lock().unwrap();
+        self.sweep(&mut state);
+        let user = key(self.bug, scope.owner());
+        let everybody = self.bug == Bug::EstimatesOfEverybody;
+        let of_expired = |s: &Spent| state.expired.contains(&s.hold);
+        let estimated = |s: &&Spent| {
+            s.estimated
+                && s.usage != Usage::default()
+                && (s.user == user || everybody)
+                && !(self.bug == Bug::EstimatesHideExpired && of_expired(s))
+        };
+        let listed = state.spent.iter().filter(estimated).map(|s| {
+            let key = state.closed.iter().find(|o| o.id == s.hold).unwrap().key;
+            let estimate = EstimatedCharge::new(s.hold, key, s.usage, of_expired(s));
+            Owned::new(scope.owner().clone(), estimate)
+        });
+        Ok(listed.collect())
+    }
+
+    async fn reconcile(&self, scope: &Scope, hold: HoldId, actual: Usage) -> Result<Settled> {
+        let mut guard = self.state.lock().unwrap();
+        let state = &mut *guard;
+        self.sweep(state);
+        let user = key(self.bug, scope.owner());
+        let mine = |o: &&Open| o.id == hold && (o.user == user || self.bug == Bug::ForeignClose);
+        if state.open.iter().any(|o| mine(&o)) {
+            return Err(Error::new(ErrorKind::Conflict, "the hold is open"));
+        }
+        let closed = state.closed.iter().find(mine).cloned();
+        let closed = closed.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such hold"))?;
+        let mut settled = Settled::default();
+        let reported = self.bug == Bug::InvoiceReplacesReports;
+        match state.spent.iter_mut().find(|s| s.hold == hold && (s.estimated || reported)) {
+            Some(spent) if self.bug != Bug::InvoiceIsAdded => {
+                (spent.usage, spent.estimated) = (actual, false);
+            }
+            Some(_) => self.charge(state, &closed, actual, Duration::ZERO, false),
+            None => settled.duplicate = true,
+        }
+        Ok(settled)
+    }
+
+    async fn namespace_usage(&self, scope: &Scope) -> Result<UsageReport> {
+        let mut state = self.state.lock().unwrap();
+        self.sweep(&mut state);
+        let namespace = scope.namespace().to_string();
+        let mut report = UsageReport::default();
+        for spent in state.spent.iter().filter(|s| s.namespace == namespace && self.in_window(s.at)) {
+            report.used += spent.usage;
+        }
+        for open in state.open.iter().filter(|o| o.namespace == namespace) {
+            report.held_tokens += open.reserved().total_tokens();
+        }
+        let lines = self.lines(&state, scope, RunId::from_u128(0));
+        let global = lines.into_iter().filter(|line| line.entity == Entity::Global);
+        report.windows = global
+            .map(|l| {
+                let line = CapUsage::new(l.entity, l.cap, self.config.window, l.limit);
+                line.with_numbers(l.used, l.held, l.resets_at)
+            })
+            .collect();
+        Ok(report)
     }
 
     async fn usage(&self, scope: &Scope) -> Result<UsageReport> {

@@ -14,10 +14,12 @@ use crate::audit::{Action, Actor};
 use crate::clock::Timestamp;
 use crate::context::open_owned;
 use crate::door::guarded;
+use crate::door::remembered;
+use crate::door::waiting::{self, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::identity::UserId;
-use crate::ids::ApprovalId;
+use crate::ids::{ApprovalId, GrantId};
 use crate::message::{Digest, ToolCall};
 use crate::permissions::{Decision, Grounds, Judged};
 use crate::redact::ObjectWriter;
@@ -90,7 +92,7 @@ struct Verdict {
 }
 
 /// Decides about a call. Every way this can go wrong is a refusal.
-pub(crate) async fn permit(run: &RunState, spec: &ToolSpec, bound: Bound) -> Result<Permit> {
+pub(crate) async fn permit(run: &Arc<RunState>, spec: &ToolSpec, bound: Bound) -> Result<Permit> {
     let verdict = decide(run, spec, &bound.call).await;
     record_decision(run, spec, &bound, &verdict).await?;
     match verdict.decision {
@@ -170,7 +172,13 @@ async fn record_decision(run: &RunState, spec: &ToolSpec, bound: &Bound, verdict
 }
 
 /// Asks somebody, waits with the run's clock stopped, and checks everything again before the call may go.
-async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, version: u64) -> Result<Permit> {
+async fn ask(
+    run: &Arc<RunState>,
+    spec: &ToolSpec,
+    bound: Bound,
+    why: Arc<str>,
+    version: u64,
+) -> Result<Permit> {
     let agent = &run.agent;
     let (Some(store), Some(handler)) = (&agent.approvals.store, &agent.approvals.handler) else {
         let told = format!("{why}; approval is required and there is nobody to ask");
@@ -184,10 +192,20 @@ async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, versi
         if earlier.state == ApprovalState::Consumed {
             return Ok(Permit::InDoubt);
         }
-        return await_decision(run, spec, bound, &**store, &earlier.request, None).await;
+        let waiting = Waiting::begin(run, store.clone(), earlier.request.clone(), run.slot().await?);
+        return await_decision(run, spec, bound, waiting, &earlier.request, None).await;
+    }
+    if let Some(grant) = remembered::covering(run, spec, &bound, &**store, version).await? {
+        let (id, by) = (Some(grant.id), Some(&grant.by));
+        record_approval(run, spec, &bound, Action::ApprovalGranted, by, id, None).await?;
+        let approved = Approved { policy_version: version, expires_at: grant.expires_at };
+        return again(run, spec, bound, approved).await;
     }
     let request = ApprovalRequest { id, ..request(run, spec, &bound, why, version) };
+    let slot = run.slot().await?;
     store.create(run.ctx.scope(), request.clone()).await?;
+    let waiting = Waiting::begin(run, store.clone(), request.clone(), slot);
+    run.ctx.count("loom.approval.escalations", 1, &[("effect", spec.effect.as_str())]);
     let payload = about(run, spec, &bound).show("approval_id", request.id).show("digest", bound.digest);
     let payload = payload.json("args", &bound.arguments).finish();
     run.audit(Actor::System, Action::ApprovalRequested, payload).await?;
@@ -200,7 +218,7 @@ async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, versi
     })
     .await;
 
-    await_decision(run, spec, bound, &**store, &request, Some(&**handler)).await
+    await_decision(run, spec, bound, waiting, &request, Some(&**handler)).await
 }
 
 /// The id under which this call is asked about, the same in every life of the run: a crash while somebody thinks must lose
@@ -228,11 +246,12 @@ async fn asked_before(run: &RunState, store: &dyn ApprovalStore, id: ApprovalId)
     }
 }
 
-/// Why a request got no answer that counts.
-#[derive(Clone, Copy)]
-enum Unanswered {
-    /// Its time ran out.
-    Expired,
+/// How asking went.
+enum Answer {
+    /// Somebody decided.
+    Decided,
+    /// Nobody did, while they could.
+    Late,
     /// Telling somebody went wrong.
     Failed,
     /// Nobody may decide it.
@@ -241,15 +260,31 @@ enum Unanswered {
 
 /// Tells somebody (unless they were told before), waits for their decision, and checks everything again.
 async fn await_decision(
-    run: &RunState,
+    run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
-    store: &dyn ApprovalStore,
+    waiting: Waiting,
     request: &ApprovalRequest,
     handler: Option<&dyn ApprovalHandler>,
 ) -> Result<Permit> {
-    let waited = tokio::time::Instant::now();
+    waiting.say().await?;
     keep_wall_clock(run, request).await;
+    let store = waiting.store();
+    let answer = answer(run, &*store, request, handler).await?;
+    let is_decided = matches!(answer, Answer::Decided);
+    waiting.end(if is_decided { waiting::ANSWERED } else { waiting::UNANSWERED }).await?;
+    if is_decided {
+        return dispatch(run, spec, bound, &*store, request).await;
+    }
+    give_up(run, spec, &bound, &*store, request, answer).await
+}
+
+async fn answer(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+    handler: Option<&dyn ApprovalHandler>,
+) -> Result<Answer> {
     let notified = match handler {
         None => Ok(Notified::Pending),
         Some(handler) => {
@@ -258,30 +293,23 @@ async fn await_decision(
             guarded("the approval handler", limit, handler.notify(&run.ctx, request)).await
         }
     };
-    let unanswered = match notified {
+    let failed = match notified {
+        Ok(Notified::Pending) => return wait(run, store, request).await,
         Ok(Notified::Decided { decision, by }) => {
-            match store.decide_by_handler(run.ctx.scope(), request.id, decision, by, run.ctx.now()).await {
-                Ok(()) => None,
-                // Somebody, or time, was first: what stands in the store counts.
-                Err(error) if error.kind() == ErrorKind::Conflict => None,
-                Err(error) if error.kind() == ErrorKind::InvalidInput => Some(failed(run, &error)),
+            let scope = run.ctx.scope();
+            match store.decide_by_handler(scope, request.id, decision, by, run.ctx.now()).await {
+                Ok(()) => return Ok(Answer::Decided),
+                // Somebody was faster, or it is over: using the decision says which.
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(Answer::Decided),
+                // What a handler must not decide is the handler's error.
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::InvalidInput) => error,
                 Err(error) => return Err(error),
             }
         }
-        Ok(Notified::Pending) => wait(run, store, request).await?,
-        Err(error) => Some(failed(run, &error)),
+        Err(error) => error,
     };
-    let telemetry = &run.ctx.services().telemetry;
-    telemetry.duration(run.ctx.scope(), "loom.approval.waited", waited.elapsed(), &[]);
-    match unanswered {
-        None => dispatch(run, spec, bound, store, request).await,
-        Some(why) => give_up(run, spec, &bound, store, request, why).await,
-    }
-}
-
-fn failed(run: &RunState, error: &Error) -> Unanswered {
-    run.ctx.count("loom.approval.errors", 1, &[("error", error.kind().as_str())]);
-    Unanswered::Failed
+    run.ctx.count("loom.approval.errors", 1, &[("error", failed.kind().as_str())]);
+    Ok(Answer::Failed)
 }
 
 fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, version: u64) -> ApprovalRequest {
@@ -291,6 +319,7 @@ fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, versio
     let mut request =
         ApprovalRequest::new(run.ctx.run_id(), bound.call.id.clone(), name, spec.effect, bound.digest);
     request.arguments = bound.arguments.clone();
+    request.tool_digest = spec.digest();
     request.policy_version = version;
     request.why = why;
     request.approvers = approvals.approvers.clone();
@@ -300,8 +329,10 @@ fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, versio
     request
 }
 
-/// A run that waits must not lose what it set aside: its wall-clock hold lives as long as the request.
+/// A run that waits must not lose what it set aside: its wall-clock hold lives as long as the request. That of a tree of
+/// runs is its root's.
 async fn keep_wall_clock(run: &RunState, request: &ApprovalRequest) {
+    let run = run.root();
     let Some(hold) = run.wall_clock_hold() else { return };
     let lasting =
         request.expires_at.saturating_since(request.requested_at) + run.clock.remaining() + LOOK_AGAIN;
@@ -310,30 +341,31 @@ async fn keep_wall_clock(run: &RunState, request: &ApprovalRequest) {
     }
 }
 
-/// Waits until the request is decided; says why when it will not be.
-async fn wait(
-    run: &RunState,
-    store: &dyn ApprovalStore,
-    request: &ApprovalRequest,
-) -> Result<Option<Unanswered>> {
-    if request.approvers.is_empty() && !request.self_approval {
-        return Ok(Some(Unanswered::Nobody));
+/// Whether there is anybody who may decide the request.
+fn can_be_decided(run: &RunState, request: &ApprovalRequest) -> bool {
+    request.self_approval || request.approvers.iter().any(|user| Some(user) != run.ctx.user_id())
+}
+
+/// Waits until the request is decided. Nobody is waited for who does not exist.
+async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) -> Result<Answer> {
+    if !can_be_decided(run, request) {
+        return Ok(Answer::Nobody);
     }
     loop {
         let now = run.ctx.now();
         let left = request.expires_at.saturating_since(now);
         let found = store.get(run.ctx.scope(), request.id, now).await?;
-        let owned = open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?;
-        match owned.state {
-            ApprovalState::Decided { .. } => return Ok(None),
+        match open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?.state {
+            ApprovalState::Decided { .. } => return Ok(Answer::Decided),
             ApprovalState::Pending if !left.is_zero() => {}
-            _ => return Ok(Some(Unanswered::Expired)),
+            _ => return Ok(Answer::Late),
         }
-        if let Some(runtime) = &run.agent.runtime {
+        let root = run.root();
+        if let Some(runtime) = &root.agent.runtime {
             // The journal's lease must outlive the wait, or another process would take the run over.
-            let settings = &run.agent.settings;
+            let settings = &root.agent.settings;
             runtime
-                .renew(run.ctx.scope(), &run.lease, run.clock.remaining() + settings.session_lease)
+                .renew(root.ctx.scope(), &root.lease, root.clock.remaining() + settings.session_lease)
                 .await?;
         }
         // The store is asked again whichever ends first, so neither a lost notice nor a wrong one matters. Not at once,
@@ -354,23 +386,16 @@ async fn give_up(
     bound: &Bound,
     store: &dyn ApprovalStore,
     request: &ApprovalRequest,
-    why: Unanswered,
+    answer: Answer,
 ) -> Result<Permit> {
-    let (scope, now, approval_id) = (run.ctx.scope(), run.ctx.now(), request.id);
-    let (action, resolved, told) = match why {
-        Unanswered::Expired => (Action::ApprovalExpired, "expired", "nobody approved it in time"),
-        Unanswered::Failed => (Action::ApprovalDenied, "deny", "nobody could be asked for approval"),
-        Unanswered::Nobody => (Action::ApprovalDenied, "deny", "there is nobody who may approve it"),
+    let approval_id = request.id;
+    let (action, resolved, told) = match answer {
+        Answer::Decided | Answer::Late => (Action::ApprovalExpired, "expired", "nobody approved it in time"),
+        Answer::Failed => (Action::ApprovalDenied, "deny", "nobody could be asked for approval"),
+        Answer::Nobody => (Action::ApprovalDenied, "deny", "there is nobody who may approve it"),
     };
-    if !matches!(why, Unanswered::Expired) {
-        let deny = ApprovalDecision::Deny { reason: told.to_owned() };
-        // The call is denied either way; a card that stays open and cannot be used is a nuisance and no danger. Somebody
-        // who decided first is overruled: their decision is used up here.
-        let _first_wins = store.decide_by_handler(scope, approval_id, deny, None, now).await;
-        let version = request.policy_version;
-        if let Err(error) = store.consume(scope, approval_id, request.digest, version, now).await {
-            failed(run, &error);
-        }
+    if action == Action::ApprovalDenied {
+        waiting::withdraw(run, store, request).await;
     }
     run.emit(|| EventKind::ApprovalResolved { approval_id, decision: resolved }).await;
     let told = format!("{}; {told}", request.why);
@@ -401,6 +426,7 @@ async fn dispatch(
     };
     let (approval_id, name) = (request.id, decision_name(&decision));
     run.emit(|| EventKind::ApprovalResolved { approval_id, decision: name }).await;
+    let mut grant = None;
     let (bound, action) = match decision {
         ApprovalDecision::Deny { reason } => {
             let told = if reason.is_empty() {
@@ -411,14 +437,23 @@ async fn dispatch(
             return deny(run, spec, &bound, Action::ApprovalDenied, by.as_ref(), told.into()).await;
         }
         ApprovalDecision::Approve => (bound, Action::ApprovalGranted),
+        ApprovalDecision::ApproveAndRemember { .. } => {
+            grant = Some(GrantId::from(request.id));
+            (bound, Action::ApprovalGranted)
+        }
         ApprovalDecision::Edit { args } => (bound.edited(run, spec, args)?, Action::ApprovalEdited),
     };
-    record_approval(run, spec, &bound, action, by.as_ref(), None).await?;
-    // Policy may have changed while somebody thought about it, and edited arguments were never seen by it.
-    let again = decide(run, spec, &bound.call).await;
-    record_decision(run, spec, &bound, &again).await?;
+    record_approval(run, spec, &bound, action, by.as_ref(), grant, None).await?;
     let approved = Approved { policy_version: request.policy_version, expires_at: request.expires_at };
-    Ok(match refusal(run, again, Some(approved)) {
+    again(run, spec, bound, approved).await
+}
+
+/// Asks policy once more about an approved call. It may have changed while somebody thought, and edited arguments were never
+/// seen by it.
+async fn again(run: &RunState, spec: &ToolSpec, bound: Bound, approved: Approved) -> Result<Permit> {
+    let verdict = decide(run, spec, &bound.call).await;
+    record_decision(run, spec, &bound, &verdict).await?;
+    Ok(match refusal(run, verdict, Some(approved)) {
         Some(why) => Permit::Refused(why),
         None => Permit::Granted(Bound { approved: Some(approved), ..bound }),
     })
@@ -446,14 +481,16 @@ fn refusal(run: &RunState, verdict: Verdict, approved: Option<Approved>) -> Opti
         (Decision::Ask { .. }, Some(approved)) if verdict.version == Some(approved.policy_version) => None,
         (Decision::Ask { why }, _) => {
             run.ctx.count("loom.approval.outdated", 1, &[]);
-            Some(format!("{why}; what was permitted before is no longer valid; call the tool again if it is still needed").into())
+            let told =
+                "what was permitted before is no longer valid; call the tool again if it is still needed";
+            Some(format!("{why}; {told}").into())
         }
     }
 }
 
 fn decision_name(decision: &ApprovalDecision) -> &'static str {
     match decision {
-        ApprovalDecision::Approve => "approve",
+        ApprovalDecision::Approve | ApprovalDecision::ApproveAndRemember { .. } => "approve",
         ApprovalDecision::Deny { .. } => "deny",
         ApprovalDecision::Edit { .. } => "edit",
     }
@@ -467,7 +504,7 @@ async fn deny(
     by: Option<&UserId>,
     told: Arc<str>,
 ) -> Result<Permit> {
-    record_approval(run, spec, bound, action, by, Some(&told)).await?;
+    record_approval(run, spec, bound, action, by, None, Some(&told)).await?;
     Ok(Permit::Refused(told))
 }
 
@@ -477,12 +514,16 @@ async fn record_approval(
     bound: &Bound,
     action: Action,
     by: Option<&UserId>,
+    grant: Option<GrantId>,
     why: Option<&str>,
 ) -> Result<()> {
     run.ctx.count("loom.approvals", 1, &[("outcome", action.as_str())]);
     let mut payload = about(run, spec, bound).show("digest", bound.digest);
     if let Some(by) = by {
         payload = payload.name("approver", by.as_str());
+    }
+    if let Some(grant) = grant {
+        payload = payload.show("grant_id", grant);
     }
     if let Some(why) = why {
         payload = payload.str("why", why);

@@ -10,14 +10,15 @@ pub use config::{BudgetConfig, Caps, Window};
 pub(crate) use reservation::HoldTicket;
 pub use reservation::{Held, Phase, Reservation, Sent};
 pub use types::{
-    Cap, CapUsage, Charge, Entity, Granted, Hold, HoldKey, Limits, Refusal, RefusalReason, Reserve, Settled,
-    UsageReport, Warning,
+    Cap, CapUsage, Charge, Entity, EstimatedCharge, Granted, Hold, HoldKey, Limits, Refusal, RefusalReason,
+    Reserve, Settled, UsageReport, Warning,
 };
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{HoldId, RunId};
-use crate::scope::Scope;
+use crate::scope::{Owned, Scope};
 use crate::tenant_data::TenantData;
+use crate::usage::Usage;
 use std::time::Duration;
 
 /// Keeps the count of what each user, each run and all together have spent and hold.
@@ -59,6 +60,37 @@ pub trait Ledger: TenantData {
     /// - A foreign hold is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     async fn close(&self, scope: &Scope, hold: HoldId, charge: Charge) -> Result<Settled>;
 
+    /// The charges of this scope's user that are estimates, because the call ended before the provider reported, or its
+    /// process died; oldest hold first. Each can be [reconciled](Self::reconcile) for as long as it is listed: how many a
+    /// ledger keeps of a user is bounded, and the oldest ones stand as they are.
+    ///
+    /// - A ledger that keeps none is [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), which is the default.
+    async fn estimates(&self, scope: &Scope) -> Result<Vec<Owned<EstimatedCharge>>> {
+        let _ = scope;
+        Err(unsupported(self.store_name(), "keeps no list of estimated charges"))
+    }
+
+    /// Puts what the provider invoiced in the place of an estimate, in the window it was charged in. `actual.cost_usd` is
+    /// what it cost.
+    ///
+    /// - A hold that is reconciled already, or was charged what the provider reported, is not counted again: the answer
+    ///   says `duplicate`.
+    /// - An open hold is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict): its call has not ended.
+    /// - A foreign hold is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    async fn reconcile(&self, scope: &Scope, hold: HoldId, actual: Usage) -> Result<Settled> {
+        let _ = (scope, hold, actual);
+        Err(unsupported(self.store_name(), "keeps no estimate that could be corrected"))
+    }
+
+    /// What all users of the scope's namespace together have used and hold, against the caps of all users together: an
+    /// operator's view, in which nobody is named. Counted only where such caps are set;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) otherwise. `open_holds` is zero where the ledger does not
+    /// count them over all users.
+    async fn namespace_usage(&self, scope: &Scope) -> Result<UsageReport> {
+        let _ = scope;
+        Err(unsupported(self.store_name(), "counts no usage of all users together"))
+    }
+
     /// What this scope's user has used and holds, against each of their caps. Looking does not keep an idle user alive.
     async fn usage(&self, scope: &Scope) -> Result<UsageReport>;
 
@@ -70,4 +102,8 @@ pub trait Ledger: TenantData {
 
     /// Which kinds of caps are set, so that the loop does not ask for what nobody limits.
     fn limits(&self) -> Limits;
+}
+
+fn unsupported(store: &str, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{store} {what}"))
 }

@@ -12,7 +12,7 @@ use crate::ledger::Window;
 use crate::usage::{Price, Usage};
 
 /// Names a hold by what it is for, so that asking twice holds once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct HoldKey {
     /// The run.
@@ -365,6 +365,28 @@ pub struct Settled {
     pub excess_tokens: u64,
     /// Caps that crossed their warning line by this charge.
     pub warnings: Vec<Warning>,
+}
+
+/// A charge that was estimated, because the provider's own numbers never came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EstimatedCharge {
+    /// The hold that was charged.
+    pub hold: HoldId,
+    /// What the hold was for.
+    pub key: HoldKey,
+    /// What was charged, cost included.
+    pub charged: Usage,
+    /// Whether the hold's lease ran out, as it does when its process dies; otherwise its caller estimated.
+    pub expired: bool,
+}
+
+impl EstimatedCharge {
+    /// A charge of `hold` that was estimated.
+    #[must_use]
+    pub fn new(hold: HoldId, key: HoldKey, charged: Usage, expired: bool) -> Self {
+        Self { hold, key, charged, expired }
+    }
 }
 
 /// One cap of a usage report.

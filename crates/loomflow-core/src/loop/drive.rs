@@ -68,12 +68,14 @@ pub(crate) async fn drive(run: &Arc<RunState>, task: &Task) -> Result<Outcome> {
                         altered = replayed_altered;
                         Event::Reply(answer.reply)
                     }
-                    Err(error) => match error.refusal().cloned() {
-                        Some(refused) => {
+                    Err(error) => match (error.refusal().cloned(), error.limited()) {
+                        (Some(refused), _) => {
                             refusal = Some(Box::new(refused.clone()));
                             Event::Refused(Box::new(refused))
                         }
-                        None => return Err(error),
+                        // What was reached so far is not given up for it. Before the first turn there is nothing to keep.
+                        (None, Some(limited)) if state.turns > 0 => Event::Limited(limited.limit),
+                        _ => return Err(error),
                     },
                 }
             }
@@ -137,7 +139,7 @@ async fn turn(run: &Arc<RunState>, request: ModelRequest) -> Result<(Answer, boo
     match made {
         Journaled::Made(answer) => Ok((answer, false)),
         Journaled::Replayed(answer) => {
-            run.totals().usage += answer.usage;
+            run.used(answer.usage);
             if !answer.reply.text.is_empty() {
                 let text = answer.reply.text.clone();
                 run.emit(|| EventKind::TextReset {}).await;

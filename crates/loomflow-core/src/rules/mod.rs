@@ -1,11 +1,14 @@
-//! The contract's arithmetic, as pure functions: what every memory backend would otherwise write again, and get wrong in
-//! a way of its own.
+//! The contracts' arithmetic, as pure functions: what every memory and every ledger would otherwise write again, and get
+//! wrong in a way of its own.
 //!
 //! A backend brings rows in and takes decisions out; nothing here does I/O, and nothing here knows a tenant.
 
+pub mod approvals;
 mod checks;
 mod export;
 pub mod facts;
+pub mod gcra;
+pub mod quota;
 pub mod rank;
 pub mod words;
 

@@ -1,9 +1,8 @@
 //! What all users of a namespace used together: one counter for each namespace.
 
 use hashbrown::HashMap;
+use loomflow_core::rules::quota::Cell;
 use loomflow_core::{Error, ErrorKind, Namespace, Result};
-
-use super::cell::Cell;
 
 /// How many namespaces are counted. A namespace is an application, so that this is far more than one process serves.
 pub(super) const MAX_NAMESPACES: usize = 1_024;

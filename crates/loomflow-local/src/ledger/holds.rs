@@ -5,9 +5,8 @@ use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use loomflow_core::rules::quota::{Amounts, Ask, Totals};
 use loomflow_core::{HoldKey, RunId};
-
-use super::cell::{Amounts, Ask, Totals};
 
 /// The low bits of a hold's id name its place.
 pub(super) const PLACE_BITS: u32 = 24;
@@ -19,9 +18,13 @@ pub(super) enum State {
     Held,
     /// The request may have left.
     Sent,
-    /// The lease ran out, and this was charged in the hold's `window`. Kept for a while so that a late close can put the
-    /// truth in its place.
-    Late(Totals),
+    /// Closed with an estimate: this was charged in the hold's `window`. Kept for a while so that the truth can be put in
+    /// its place.
+    Estimated {
+        charged: Totals,
+        /// Whether the lease ran out; otherwise the caller estimated.
+        expired: bool,
+    },
 }
 
 /// One hold.
@@ -41,13 +44,13 @@ pub(super) struct HoldRecord {
     pub(super) granted: Amounts,
     /// The end of the lease.
     pub(super) expires: u64,
-    /// The window it was reserved in; of a late one, the window it was charged in.
+    /// The window it was reserved in; of an estimated one, the window it was charged in.
     pub(super) window: i64,
 }
 
 impl HoldRecord {
     pub(super) fn is_open(&self) -> bool {
-        !matches!(self.state, State::Late(_))
+        !matches!(self.state, State::Estimated { .. })
     }
 
     pub(super) fn run_id(&self) -> RunId {
@@ -121,11 +124,13 @@ impl HoldTable {
         self.wake(place, expires);
     }
 
-    /// Ends an open hold: its key is free again. The record stays at its place.
-    pub(super) fn end(&mut self, place: u32, late: Totals, window: i64) {
-        self.unkey(place);
+    /// Ends a hold with an estimate: its key is free again. The record stays at its place.
+    pub(super) fn end(&mut self, place: u32, charged: Totals, expired: bool, window: i64) {
+        if self.get_mut(place).is_open() {
+            self.unkey(place);
+        }
         let record = self.get_mut(place);
-        (record.state, record.window) = (State::Late(late), window);
+        (record.state, record.window) = (State::Estimated { charged, expired }, window);
     }
 
     /// Removes a hold.

@@ -12,17 +12,16 @@
 //! - **A clock set back opens no window again** and prolongs none. See [`Time`].
 //! - **Warnings** are given when what is used *and held* first reaches the line.
 //! - **A second close is recognised for ever**, because an id carries a proof of who it was granted to; nothing is
-//!   remembered per closed hold. Only expired holds are remembered, the last 64 of each hot user, so that a late close can
-//!   put the truth in the place of the estimate; beyond that the estimate stands.
+//!   remembered per closed hold. Only estimated charges are remembered, the last 64 of each hot user, so that a late close
+//!   or an invoice can put the truth in their place; beyond that the estimate stands.
 
 mod bounded;
-mod cell;
 mod global;
 mod holds;
-mod keys;
-mod period;
+pub(crate) mod keys;
 mod shard;
 mod spill;
+mod time;
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,18 +29,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use loomflow_core::rules::quota::{Account, Books, Cell};
 use loomflow_core::{
-    BudgetConfig, Cap, Charge, Clock, Entity, Erase, Erased, Error, ExportItem, ExportStream, Hold, HoldId,
-    Ledger, Limits, Owned, Refusal, RefusalReason, Reserve, Result, RunId, Scope, Settled, SystemClock,
-    TenantData, UsageReport, export_from,
+    BudgetConfig, Cap, Charge, Clock, Entity, Erase, Erased, Error, ErrorKind, EstimatedCharge, ExportItem,
+    ExportStream, Hold, HoldId, Ledger, Limits, Owned, Refusal, RefusalReason, Reserve, Result, RunId, Scope,
+    Settled, SystemClock, TenantData, Usage, UsageReport, export_from,
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use cell::{Bounds, Cell};
 use keys::{Ident, Keys};
-use period::{Periods, Tick, Time, nanos};
 use shard::{Book, Full, Shard};
 use spill::Quota;
+use time::{Tick, Time, nanos};
 
 const STORE: &str = "ledger:inmemory";
 const MAX_SHARDS: usize = 64;
@@ -94,8 +93,7 @@ impl StandardBudget {
     }
 
     fn build(config: BudgetConfig) -> Self {
-        let bounds = |entity, caps| Bounds::new(entity, caps, config.soft_warning_at);
-        let global = bounds(Entity::Global, &config.global);
+        let books = Books::new(&config);
         let users = config.max_users.unwrap_or(usize::MAX);
         // A power of two, and never more users than configured over all shards.
         let shards = match users / LEAST_PER_SHARD {
@@ -104,11 +102,8 @@ impl StandardBudget {
         };
         let book = Book {
             keys: Keys::default(),
-            periods: Periods::new(config.window),
-            total: (!global.is_empty()).then(Mutex::default),
-            global,
-            user: bounds(Entity::User, &config.per_user),
-            run: bounds(Entity::Run, &config.per_run),
+            total: (!books.global.is_empty()).then(Mutex::default),
+            books,
             quota: Quota::new(config.max_spilled_users),
             hot: AtomicUsize::new(0),
             idle: config.user_idle_ttl.map(nanos),
@@ -125,7 +120,7 @@ impl StandardBudget {
 
     /// Reads the clocks, locks the scope's shard and brings it up to date.
     fn enter(&self, scope: &Scope) -> (Tick, Ident, MutexGuard<'_, Shard>) {
-        let now = self.time.read(&self.book.periods);
+        let now = self.time.read(&self.book.books.periods);
         let ident = self.book.keys.ident(scope.owner());
         self.sweep(&now);
         let mut shard = self.shard(ident);
@@ -221,13 +216,45 @@ impl Ledger for StandardBudget {
         shard.close(&self.book, &now, ident, scope.owner(), hold, &charge)
     }
 
+    async fn estimates(&self, scope: &Scope) -> Result<Vec<Owned<EstimatedCharge>>> {
+        let (_, ident, mut shard) = self.enter(scope);
+        let (name, found) = shard.estimates(ident, scope.owner());
+        // A counter without a name is found by the keyed hash of this very owner.
+        let owner = name.unwrap_or_else(|| scope.owner().clone());
+        Ok(found.into_iter().map(|estimate| Owned::new(owner.clone(), estimate)).collect())
+    }
+
+    async fn reconcile(&self, scope: &Scope, hold: HoldId, actual: Usage) -> Result<Settled> {
+        let (now, ident, mut shard) = self.enter(scope);
+        shard.reconcile(&self.book, &now, ident, scope.owner(), hold, actual)
+    }
+
+    async fn namespace_usage(&self, scope: &Scope) -> Result<UsageReport> {
+        let Some(total) = &self.book.total else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the usage of all users together is counted only under caps of all users together",
+            ));
+        };
+        let now = self.time.read(&self.book.books.periods);
+        self.sweep(&now);
+        let mut total = total.lock();
+        let blank = Cell::new(now.window);
+        let cell = match total.find(scope.namespace())? {
+            Some(place) => &*total.cell(place),
+            None => &blank,
+        };
+        Ok(Account::report_global(&self.book.books, now.wall, cell))
+    }
+
     async fn usage(&self, scope: &Scope) -> Result<UsageReport> {
         let (now, ident, shard) = self.enter(scope);
         if let Some((report, _)) = shard.report(&self.book, &now, ident, scope.owner()) {
             return Ok(report);
         }
         let mut report = UsageReport::default();
-        report.windows = Cell::new(now.window).lines(&self.book.user, &self.book.periods, &now);
+        report.windows =
+            Cell::new(now.window).lines(&self.book.books.user, &self.book.books.periods, now.wall);
         Ok(report)
     }
 
@@ -239,7 +266,7 @@ impl Ledger for StandardBudget {
 
     fn limits(&self) -> Limits {
         let all = [&self.config.global, &self.config.per_user, &self.config.per_run];
-        Limits::new(all.iter().any(|caps| caps.wall_clock.is_some()), !self.book.run.is_empty())
+        Limits::new(all.iter().any(|caps| caps.wall_clock.is_some()), !self.book.books.run.is_empty())
     }
 }
 
@@ -256,8 +283,7 @@ impl TenantData for StandardBudget {
         drop(shard);
         let Some((report, name)) = found else { return Ok(export_from(Vec::new())) };
         let data = serde_json::to_value(&report).map_err(|e| {
-            Error::new(loomflow_core::ErrorKind::Internal, "a counter could not be written as JSON")
-                .with_source(e)
+            Error::new(ErrorKind::Internal, "a counter could not be written as JSON").with_source(e)
         })?;
         // A spilled row has no name on purpose; what it is stored under is the keyed hash of this very owner.
         let owner = name.unwrap_or_else(|| scope.owner().clone());

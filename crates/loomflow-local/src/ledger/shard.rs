@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
+use loomflow_core::rules::quota::{Books, Bounds, Cell, Periods, Totals};
 use loomflow_core::{
-    Cap, Charge, Entity, Error, ErrorKind, Granted, Hold, HoldId, Owner, Refusal, RefusalReason, Reserve,
-    Result, RunId, Scope, Settled, UsageReport, Warning,
+    Charge, Error, ErrorKind, EstimatedCharge, Granted, Hold, HoldId, Owner, Reserve, Result, RunId, Scope,
+    Settled, Usage, UsageReport, Warning,
 };
 use parking_lot::Mutex;
 
 use super::bounded::BoundedTable;
-use super::cell::{Amounts, Ask, Bounds, Cell, Totals};
 use super::global::Globals;
 use super::holds::{HoldRecord, HoldTable, PLACE_BITS, State};
 use super::keys::{Ident, Keys};
-use super::period::{Periods, Tick, nanos};
 use super::spill::{Counter, Quota, SpillRows};
+use super::time::{Tick, nanos};
 use crate::epochs::{EpochTable, MAX_ERASED};
 
 /// Expired holds that are remembered for each user, so that a late close can correct what the expiry charged.
@@ -30,10 +30,7 @@ const TRIM: usize = 16;
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) keys: Keys,
-    pub(super) periods: Periods,
-    pub(super) global: Bounds,
-    pub(super) user: Bounds,
-    pub(super) run: Bounds,
+    pub(super) books: Books,
     /// The counters of all users together, when they have caps. Locked after a shard, never before.
     pub(super) total: Option<Mutex<Globals>>,
     pub(super) quota: Quota,
@@ -83,7 +80,7 @@ impl User {
 
     /// What a row must restore.
     fn counter(&mut self, book: &Book, now: i64) -> Counter {
-        self.cell.roll(&book.periods, &book.user, now);
+        self.cell.roll(&book.books.periods, &book.books.user, now);
         let runs = self.runs.iter().flat_map(|runs| runs.cells.iter());
         Counter {
             window: self.cell.window,
@@ -172,9 +169,9 @@ impl Shard {
             let ago = i64::try_from((now.mono - record.expires) / 1_000).unwrap_or(i64::MAX);
             let moment = loomflow_core::Timestamp::from_micros(now.wall.as_micros().saturating_sub(ago));
             // Not before the hold was made: a clock that stood still must not carry the charge into an ended window.
-            let window = book.periods.number(moment).max(record.window);
+            let window = book.books.periods.number(moment).max(record.window);
             self.settle(book, now, &record, &charged, window, None);
-            self.holds.end(place, charged, window);
+            self.holds.end(place, charged, true, window);
             self.remember_late(record.user, place);
             self.unpin(book, record.user, now);
         }
@@ -187,7 +184,7 @@ impl Shard {
 
     /// Drops rows of windows that ended.
     pub(super) fn purge(&mut self, book: &Book, now: &Tick) {
-        let gone = self.spill.purge(&book.periods, now.window);
+        let gone = self.spill.purge(&book.books.periods, now.window);
         if gone > 0 {
             book.quota.release(gone);
         }
@@ -201,15 +198,10 @@ impl Shard {
         scope: &Scope,
         hold: &Hold,
     ) -> Result<Result<Reserve, Full>> {
-        if hold.input_tokens > Ask::MAX_TOKENS {
-            return Err(Error::invalid_input(format!(
-                "a hold of {} prompt tokens is beyond what can be counted",
-                hold.input_tokens
-            )));
-        }
+        let ask = book.books.ask(hold)?;
         let Ok(at) = self.enter(book, now, ident, scope) else { return Ok(Err(Full)) };
         if let Some(open) = at.and_then(|at| self.holds.by_key(at, &hold.key)) {
-            if open.ask != Ask::new(hold) {
+            if open.ask != ask {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "a hold of this key is open already, for other amounts or at another price",
@@ -226,17 +218,17 @@ impl Shard {
             (None, Some(at)) => self.users.get_mut(at),
             (None, None) => return Err(Error::new(ErrorKind::Internal, "a user is either here or made")),
         };
-        user.cell.roll(&book.periods, &book.user, now.window);
+        user.cell.roll(&book.books.periods, &book.books.user, now.window);
 
-        let ask = Ask::new(hold);
         let mut total = book.total.as_ref().map(Mutex::lock);
         let space = total.as_ref().map_or(Ok(None), |total| total.find(scope.namespace()))?;
         let counted = total.as_mut().zip(space).map(|(total, space)| total.cell(space));
         let counted = counted.map(|cell| {
-            cell.roll(&book.periods, &book.global, now.window);
+            cell.roll(&book.books.periods, &book.books.global, now.window);
             &*cell
         });
-        let judged = judge(book, now, &ask, counted, user, hold.key.run);
+        let run = user.runs.as_ref().and_then(|runs| runs.cells.get(&hold.key.run)).map(|(_, cell)| cell);
+        let judged = book.books.judge(now.wall, &ask, counted, &user.cell, run);
         let amounts = match judged {
             Ok(amounts) => amounts,
             Err(refusal) => {
@@ -247,7 +239,7 @@ impl Shard {
             }
         };
 
-        let run = if book.run.is_empty() { None } else { Some(user.open_run(hold.key.run)?) };
+        let run = if book.books.run.is_empty() { None } else { Some(user.open_run(hold.key.run)?) };
         let at = match (at, fresh) {
             (Some(at), _) => at,
             (None, Some(user)) => {
@@ -271,7 +263,7 @@ impl Shard {
             let space = space.unwrap_or_else(|| total.add(scope.namespace(), now.window));
             let cell = total.cell(space);
             cell.hold(&amounts);
-            cell.warn(&book.global, &mut warnings);
+            cell.warn(&book.books.global, &mut warnings);
             space
         });
         let record = HoldRecord {
@@ -288,10 +280,10 @@ impl Shard {
         };
         let user = self.users.get_mut(at);
         user.cell.hold(&amounts);
-        user.cell.warn(&book.user, &mut warnings);
+        user.cell.warn(&book.books.user, &mut warnings);
         if let Some(cell) = user.run_cell(&record) {
             cell.hold(&amounts);
-            cell.warn(&book.run, &mut warnings);
+            cell.warn(&book.books.run, &mut warnings);
         }
         let answer = granted(&record, warnings);
         self.holds.insert(record);
@@ -341,16 +333,81 @@ impl Shard {
             return if settled.duplicate { Ok(settled) } else { Err(not_found()) };
         };
         settled.excess_tokens = used.usage.total_tokens().saturating_sub(record.granted.tokens());
-        if let State::Late(charged) = record.state {
-            settled.duplicate = true;
-            self.correct(book, now, &record, &charged, &used, &mut settled.warnings);
-            self.forget_late(record.user, place);
-        } else {
-            self.settle(book, now, &record, &used, now.window, Some(&mut settled.warnings));
-            self.holds.remove(place);
-            self.unpin(book, record.user, now);
+        let estimated = matches!(charge, Charge::Used { estimated: true, .. });
+        match record.state {
+            State::Estimated { expired: false, .. } => {
+                settled = Settled::default();
+                settled.duplicate = true;
+                return Ok(settled);
+            }
+            State::Estimated { charged, expired: true } => {
+                settled.duplicate = true;
+                self.correct(book, now, &record, &charged, &used, &mut settled.warnings);
+                if estimated {
+                    self.holds.end(place, used, false, record.window);
+                } else {
+                    self.forget_late(record.user, place);
+                }
+            }
+            State::Held | State::Sent => {
+                self.settle(book, now, &record, &used, now.window, Some(&mut settled.warnings));
+                if estimated {
+                    self.holds.end(place, used, false, now.window);
+                    self.remember_late(record.user, place);
+                } else {
+                    self.holds.remove(place);
+                }
+                self.unpin(book, record.user, now);
+            }
         }
         Ok(settled)
+    }
+
+    /// Puts what was really used in the place of an estimate.
+    pub(super) fn reconcile(
+        &mut self,
+        book: &Book,
+        now: &Tick,
+        ident: Ident,
+        owner: &Owner,
+        id: HoldId,
+        actual: Usage,
+    ) -> Result<Settled> {
+        let mut settled = Settled::default();
+        let found = self.holds.find(id.as_u128()).filter(|(_, record)| self.is_of(record.user, ident, owner));
+        let Some((place, record)) = found.map(|(place, record)| (place, record.clone())) else {
+            settled.duplicate = book.keys.granted(ident, id);
+            return if settled.duplicate { Ok(settled) } else { Err(not_found()) };
+        };
+        let State::Estimated { charged, .. } = record.state else {
+            return Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet"));
+        };
+        settled.excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
+        // An invoice says nothing of time.
+        let used = Totals::new(actual, charged.wall, 0);
+        self.correct(book, now, &record, &charged, &used, &mut settled.warnings);
+        self.forget_late(record.user, place);
+        Ok(settled)
+    }
+
+    /// The estimates of this user that can still be corrected, oldest first, and the name beside them.
+    pub(super) fn estimates(&mut self, ident: Ident, owner: &Owner) -> (Option<Owner>, Vec<EstimatedCharge>) {
+        let Some(at) = self.hot(ident, owner) else { return (None, Vec::new()) };
+        let user = self.users.get(at);
+        let places: Vec<u32> = user.late.iter().flat_map(|late| late.iter().copied()).collect();
+        let name = user.owner.clone();
+        let estimate = |place| {
+            let record = self.holds.get_mut(place);
+            match record.state {
+                State::Estimated { charged, expired } if charged.usage != Usage::default() => {
+                    let id = HoldId::from_u128(record.id);
+                    Some(EstimatedCharge::new(id, record.key, charged.usage, expired))
+                }
+                _ => None,
+            }
+        };
+        let found = places.into_iter().filter_map(estimate).collect();
+        (name, found)
     }
 
     /// What this user used and holds, without touching them. `None` for a user who is not known.
@@ -366,17 +423,17 @@ impl Shard {
             (user.cell.clone(), self.users.pins(at), user.owner.clone())
         } else {
             let counter = self.spill.get(ident.0)?;
-            let user = User::restored(None, counter, &book.periods);
+            let user = User::restored(None, counter, &book.books.periods);
             (user.cell, 0, None)
         };
-        cell.roll(&book.periods, &book.user, now.window);
+        cell.roll(&book.books.periods, &book.books.user, now.window);
         let mut report = UsageReport::default();
         report.used = cell.used.usage;
         report.held_tokens = cell.held.tokens();
         report.open_holds = u64::from(pins);
         report.estimated_tokens = cell.used.estimated;
         report.wall_clock = std::time::Duration::from_micros(cell.used.wall);
-        report.windows = cell.lines(&book.user, &book.periods, now);
+        report.windows = cell.lines(&book.books.user, &book.books.periods, now.wall);
         Some((report, name))
     }
 
@@ -448,7 +505,7 @@ impl Shard {
             book.quota.release(1);
         }
         book.hot.fetch_add(1, Ordering::Relaxed);
-        let user = User::restored(self.name(scope), counter, &book.periods);
+        let user = User::restored(self.name(scope), counter, &book.books.periods);
         Ok(Some(self.users.insert(ident.hash(), ident.0, user, now.mono)))
     }
 
@@ -557,12 +614,12 @@ impl Shard {
             }
         };
         if let Some(total) = &book.total {
-            on(total.lock().cell(record.space), &book.global, &book.periods, true);
+            on(total.lock().cell(record.space), &book.books.global, &book.books.periods, true);
         }
         let user = self.users.get_mut(record.user);
-        on(&mut user.cell, &book.user, &book.periods, true);
+        on(&mut user.cell, &book.books.user, &book.books.periods, true);
         if let Some(cell) = user.run_cell(record) {
-            on(cell, &book.run, &RUN, false);
+            on(cell, &book.books.run, &RUN, false);
         }
     }
 
@@ -605,43 +662,6 @@ impl User {
         runs.cells.insert(run, (runs.serial, Cell::default()));
         Ok(runs.serial)
     }
-}
-
-/// What every cap leaves of what is asked for, or who refuses.
-fn judge(
-    book: &Book,
-    now: &Tick,
-    ask: &Ask,
-    total: Option<&Cell>,
-    user: &User,
-    run: RunId,
-) -> Result<Amounts, Box<Refusal>> {
-    let blank = Cell::default();
-    let run = user.runs.as_ref().and_then(|runs| runs.cells.get(&run)).map_or(&blank, |(_, cell)| cell);
-    let levels = [(&book.global, total.unwrap_or(&blank)), (&book.user, &user.cell), (&book.run, run)];
-    let refuse = |bounds: &Bounds, cell: &Cell, reason, cap: Cap, limit, needed| {
-        let (used, held) = cell.numbers(cap);
-        let resets = if bounds.entity == Entity::Run { None } else { cell.resets_at(&book.periods, now) };
-        let refusal = Refusal::new(reason, bounds.entity, cap, book.periods.window())
-            .with_numbers(limit, used, held, needed)
-            .with_reset(resets);
-        Err(Box::new(refusal))
-    };
-    if ask.needs_price {
-        for (bounds, cell) in levels {
-            if let Some(limit) = bounds.caps_cost() {
-                return refuse(bounds, cell, RefusalReason::UnknownPrice, Cap::Cost, limit, 0);
-            }
-        }
-    }
-    let (mut output, mut wall) = (ask.output, ask.wall);
-    for (bounds, cell) in levels {
-        if let Some((cap, limit, needed)) = bounds.shortfall(cell, ask) {
-            return refuse(bounds, cell, RefusalReason::Exhausted, cap, limit, needed);
-        }
-        bounds.shrink(cell, ask, &mut output, &mut wall);
-    }
-    Ok(ask.amounts(output, wall))
 }
 
 fn granted(record: &HoldRecord, warnings: Vec<Warning>) -> Reserve {

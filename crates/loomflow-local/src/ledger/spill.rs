@@ -7,10 +7,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
+use loomflow_core::rules::quota::{Periods, Totals};
 use loomflow_core::{NanoUsd, RunId, Usage};
-
-use super::cell::Totals;
-use super::period::Periods;
 
 /// How many rows all shards together may keep.
 #[derive(Debug)]
@@ -236,7 +234,7 @@ fn get_totals(from: &mut &[u8]) -> Totals {
     let usage = Usage::new(next(0), next(1)).with_cost(NanoUsd(next(2)));
     let wall = next(3);
     let usage = usage.with_cache(next(4), next(5));
-    Totals { usage, wall, estimated: next(6) }
+    Totals::new(usage, wall, next(6))
 }
 
 fn zigzag(n: i64) -> u64 {
@@ -281,10 +279,8 @@ mod tests {
 
     fn totals() -> impl Strategy<Value = Totals> {
         let number = prop_oneof![Just(0_u64), 0_u64..1_000_000, any::<u64>()];
-        prop::array::uniform7(number).prop_map(|[a, b, c, d, e, f, g]| Totals {
-            usage: Usage::new(a, b).with_cost(NanoUsd(c)).with_cache(d, e),
-            wall: f,
-            estimated: g,
+        prop::array::uniform7(number).prop_map(|[a, b, c, d, e, f, g]| {
+            Totals::new(Usage::new(a, b).with_cost(NanoUsd(c)).with_cache(d, e), f, g)
         })
     }
 
@@ -308,11 +304,8 @@ mod tests {
     #[test]
     fn a_usual_row_is_about_40_bytes_and_has_nothing_on_the_heap() {
         assert_eq!(size_of::<Row>(), 40);
-        let used = Totals {
-            usage: Usage::new(1_500_000, 200_000).with_cost(NanoUsd(9_000_000_000)),
-            wall: 3_600_000_000,
-            estimated: 0,
-        };
+        let used =
+            Totals::new(Usage::new(1_500_000, 200_000).with_cost(NanoUsd(9_000_000_000)), 3_600_000_000, 0);
         let counter = Counter { window: 20_777, warned: 31, parts: vec![(20_777, used)], runs: Vec::new() };
         assert!(matches!(Packed::new(&encode(&counter)), Packed::Here { .. }));
     }
@@ -320,7 +313,7 @@ mod tests {
     #[test]
     fn rows_go_when_their_window_has_ended_and_not_before() {
         let periods = Periods::new(Window::Day);
-        let used = Totals { usage: Usage::new(1, 1), ..Totals::default() };
+        let used = Totals::new(Usage::new(1, 1), 0, 0);
         let mut rows = SpillRows::default();
         for day in 1..=3 {
             rows.insert(

@@ -1,0 +1,76 @@
+//! Ids of holds that prove by themselves whose they are.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use crate::ids::HoldId;
+use crate::scope::Owner;
+
+/// Draws ids of holds, and tells those it drew for an owner from all others, without remembering any.
+///
+/// An id is 80 random bits and, above them, 48 bits of an HMAC of them and the owner under a secret that all processes on
+/// one store share. So a second close of a hold that is long gone is recognised as one, and a guessed id is not.
+#[derive(Clone)]
+pub struct HoldIds {
+    mac: Hmac<Sha256>,
+}
+
+const BODY: u128 = (1 << 80) - 1;
+
+impl HoldIds {
+    /// Ids under `secret`, which a store draws once at random and keeps.
+    #[must_use]
+    pub fn new(secret: &[u8; 32]) -> Self {
+        Self { mac: Hmac::new_from_slice(secret).expect("an HMAC takes a key of any length") }
+    }
+
+    /// A fresh id of a hold of `owner`.
+    #[must_use]
+    pub fn draw(&self, owner: &Owner) -> HoldId {
+        let body = rand::random::<u128>() & BODY;
+        HoldId::from_u128(self.proof(owner, body) << 80 | body)
+    }
+
+    /// Whether this id was drawn for a hold of `owner`, ever.
+    #[must_use]
+    pub fn granted(&self, owner: &Owner, id: HoldId) -> bool {
+        let id = id.as_u128();
+        id >> 80 == self.proof(owner, id & BODY)
+    }
+
+    fn proof(&self, owner: &Owner, body: u128) -> u128 {
+        let mut mac = self.mac.clone();
+        mac.update(&owner.partition());
+        mac.update(&body.to_be_bytes());
+        let tag = mac.finalize().into_bytes();
+        tag[..6].iter().fold(0, |proof, byte| proof << 8 | u128::from(*byte))
+    }
+}
+
+impl fmt::Debug for HoldIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HoldIds(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Identity, Namespace, UserId};
+
+    #[test]
+    fn an_id_proves_itself_to_its_own_owner_alone() {
+        let ids = HoldIds::new(&[7; 32]);
+        let owner = |user: &str| Owner::new(Namespace::default(), Identity::User(UserId::new(user).unwrap()));
+        let id = ids.draw(&owner("user_1"));
+        assert!(ids.granted(&owner("user_1"), id) && HoldIds::new(&[7; 32]).granted(&owner("user_1"), id));
+        assert!(!ids.granted(&owner("user_10"), id));
+        assert!(!HoldIds::new(&[8; 32]).granted(&owner("user_1"), id), "another store has another secret");
+        for bit in 0..128 {
+            let forged = HoldId::from_u128(id.as_u128() ^ (1 << bit));
+            assert!(!ids.granted(&owner("user_1"), forged), "{bit}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! LoomFlow's quota ledger on Redis.
+#![doc = include_str!("../docs.md")]
+#![forbid(unsafe_code)]
