@@ -188,16 +188,12 @@ async fn refuse(run: &RunState, call: &ToolCall, status: ToolStatus, told: &str)
 }
 
 async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: Bound) -> Result<CallOutcome> {
-    let payload = run.ctx.redactor().object().name("tool", &spec.name).str("call_id", &bound.call.id);
-    let payload = payload.name("effect", spec.effect.as_str()).show("digest", bound.digest);
-    let payload = payload.json("args", &bound.arguments).finish();
-    let slot = run.slot().await?;
-    run.audit(Actor::Model, Action::ToolIntent, payload).await?;
     let limit = spec.timeout.unwrap_or(run.agent.settings.tool_timeout);
     let within = RunClock::within(&run.clock, limit);
     let latch = Latch::new(run.latch.upgrade());
     let frame = Arc::new(CallFrame::new(run, bound.call.id.clone(), within.clock().clone(), &latch));
-    let promise = OutcomePromise::new(run.clone(), slot, spec, frame.clone(), latch);
+    let promise = OutcomePromise::new(run.clone(), run.slot().await?, spec, frame.clone(), latch);
+    intend(run, spec, &bound, &frame).await?;
     if spec.effect != Effect::Read {
         run.acts();
     }
@@ -230,6 +226,21 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
         }
     };
     Ok(CallOutcome { usage: frame.used(), ..CallOutcome::new(status, text) })
+}
+
+/// Records what is about to be done. A caller who goes away in the middle leaves it to the closer, which then records that
+/// nobody knows how it ended, too.
+async fn intend(run: &Arc<RunState>, spec: &ToolSpec, bound: &Bound, frame: &Arc<CallFrame>) -> Result<()> {
+    let payload = run.ctx.redactor().object().name("tool", &spec.name).str("call_id", &bound.call.id);
+    let payload = payload.name("effect", spec.effect.as_str()).show("digest", bound.digest);
+    let payload = payload.json("args", &bound.arguments).finish();
+    let (slot, run, frame) = (run.slot().await?, run.clone(), frame.clone());
+    let record = async move {
+        run.audit(Actor::Model, Action::ToolIntent, payload).await?;
+        frame.intended();
+        Ok(())
+    };
+    Handoff::new(slot, Box::pin(record)).await
 }
 
 /// Waits until the runs that a call delegated to have ended and are on record. A tool that awaits its children has none left
@@ -344,6 +355,9 @@ async fn record(
     status: ToolStatus,
     error: Option<Arc<str>>,
 ) -> Result<()> {
+    if !frame.was_intended() {
+        return Ok(());
+    }
     let payload = run.ctx.redactor().object().name("tool", &tool).str("call_id", &frame.id);
     let mut payload = payload.name("status", status.as_str());
     if let Some(error) = &error {
