@@ -271,7 +271,8 @@ impl Account {
         let HoldState::Estimated { charged, .. } = record.state else {
             return Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet"));
         };
-        let used = Totals::charged(&Charge::Used { usage: actual, estimated: false });
+        // An invoice says nothing of time.
+        let used = Totals::new(actual, charged.wall, 0);
         let excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
         let mut settled = Settled { excess_tokens, ..Settled::default() };
         self.enter(books, now, global, record.global);
@@ -303,11 +304,11 @@ impl Account {
         }
     }
 
-    /// The charges among the loaded holds that are estimates.
+    /// The charges among the loaded holds that are estimates and that an invoice can correct, in the order of their ids.
     #[must_use]
     pub fn estimates(&self) -> Vec<EstimatedCharge> {
         let estimate = |(id, record): (&HoldId, &HoldRecord)| match record.state {
-            HoldState::Estimated { charged, expired } if !charged.is_zero() => {
+            HoldState::Estimated { charged, expired } if charged.usage != Usage::default() => {
                 Some(EstimatedCharge::new(*id, record.key, charged.usage, expired))
             }
             _ => None,

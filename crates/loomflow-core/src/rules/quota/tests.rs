@@ -134,3 +134,19 @@ fn a_counter_says_when_nothing_in_it_counts_any_more() {
         assert_eq!((used(Timestamp::from_micros(end.as_micros() - 1)), used(end)), (2, 0), "{window}");
     }
 }
+
+#[test]
+fn an_invoice_says_nothing_of_time() {
+    let books = books(BudgetConfig::new());
+    let (mut account, mut global) = (Account::new(&books, noon()), Cell::default());
+    let hold = Hold::wall_clock(HoldKey::new(RunId::from_u128(1), 0), LEASE).with_lease(LEASE);
+    let id = HoldId::from_u128(1);
+    account.reserve(&books, noon(), &mut global, id, &hold).unwrap();
+    account.sent(&books, noon(), &mut global, id).unwrap();
+    let later = noon().saturating_add(LEASE);
+    account.expire(&books, later, &mut global);
+    assert!(account.estimates().is_empty(), "no provider invoices time");
+    account.reconcile(&books, later, &mut global, id, Usage::new(3, 4), true).unwrap();
+    let report = account.report(&books, later);
+    assert_eq!((report.used, report.wall_clock), (Usage::new(3, 4), LEASE));
+}
