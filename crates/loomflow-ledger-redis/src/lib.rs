@@ -2,6 +2,11 @@
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 
+mod codec;
 mod config;
+mod ledger;
+mod schema;
+mod scripts;
 
 pub use config::{Allowance, OnOutage, RedisLedgerConfig};
+pub use ledger::RedisLedger;
