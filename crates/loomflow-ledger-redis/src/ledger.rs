@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,13 +11,15 @@ use loomflow_core::rules::quota::{Books, Bounds, HoldIds, Totals};
 use loomflow_core::{
     BudgetConfig, CapUsage, Charge, Clock, Entity, Erase, Erased, Error, ErrorKind, EstimatedCharge,
     ExportItem, ExportStream, Granted, Hold, HoldId, Ledger, Limits, Owned, Owner, Refusal, RefusalReason,
-    Reserve, Result, RunId, Scope, Settled, TenantData, Timestamp, Usage, UsageReport, Window, export_from,
+    Reserve, Result, RunId, Scope, Settled, SystemClock, TenantData, Timestamp, Usage, UsageReport, Window,
+    export_from,
 };
 use loomflow_support_redis::{Link, Script};
 use redis::Value;
 
 use crate::codec::{self, Args, Reply, cap_number, letter, moment, unreadable};
-use crate::config::RedisLedgerConfig;
+use crate::config::{OnOutage, RedisLedgerConfig};
+use crate::outage::{self, Outage, Pending, What, is_outage};
 use crate::schema::Schema;
 use crate::scripts;
 
@@ -42,6 +45,8 @@ struct Shared {
     books: Books,
     /// What every script is told of the budget: kind of window, its size, how long keys outlive it, and the caps.
     terms: [String; 4],
+    /// What this process may grant by itself; `None` to refuse.
+    outage: Option<Outage>,
 }
 
 impl RedisLedger {
@@ -59,8 +64,12 @@ impl RedisLedger {
         check_eviction(&link).await?;
         let ids = schema.prepare(&link).await?;
         let books = Books::new(&config.budget);
-        let shared =
-            Shared { terms: terms(&config, &books), link, schema, ids, books, budget: config.budget };
+        let outage = match &config.on_outage {
+            OnOutage::Refuse => None,
+            OnOutage::Allow(allowance) => Some(Outage::new(allowance, &config.budget)),
+        };
+        let terms = terms(&config, &books);
+        let shared = Shared { link, schema, ids, books, budget: config.budget, terms, outage };
         Ok(Self { shared: Arc::new(shared), clock: None })
     }
 
@@ -75,6 +84,95 @@ impl RedisLedger {
     #[must_use]
     pub fn config(&self) -> &BudgetConfig {
         &self.shared.budget
+    }
+
+    /// Tells the server what this process granted and closed during an outage; what was told already is not counted
+    /// again. A task does this every second from the first charge on, and so does every operation: call it to know.
+    ///
+    /// # Errors
+    ///
+    /// The server's own, while it cannot be reached; what is pending stays so.
+    pub async fn book(&self) -> Result<()> {
+        let Some(outage) = &self.shared.outage else { return Ok(()) };
+        let closed = |_| Error::new(ErrorKind::Internal, "nobody closes this semaphore");
+        let _turn = outage.turn.acquire().await.map_err(closed)?;
+        while let Some(pending) = outage.next(self.now()) {
+            self.book_one(&pending).await?;
+            outage.booked(pending.hold, self.now());
+        }
+        Ok(())
+    }
+
+    async fn book_one(&self, pending: &Pending) -> Result<()> {
+        let Pending { owner, epoch, hold, used, what } = pending;
+        let mut args = self.args(owner)?;
+        args.hold(*hold);
+        let script = match what {
+            What::Charge { key, granted, closed, estimated } => {
+                let state = estimated.map_or("", |expired| if expired { "3" } else { "2" });
+                args.run(key.run).number(key.seq.into()).text(&moment(*closed)?).text(state).number(*granted);
+                args.name(owner, *epoch).totals(used);
+                &scripts::BOOK
+            }
+            What::Close { estimated } => {
+                args.text(if *estimated { "estimated" } else { "told" }).totals(used);
+                &scripts::CLOSE
+            }
+        };
+        self.run("book", script, owner, &args).await.map(drop)
+    }
+
+    /// The allowance, where something was granted out of it that is not booked, and the server is still away.
+    async fn still_out(&self) -> Result<Option<&Outage>> {
+        let Some(outage) = self.shared.outage.as_ref().filter(|outage| outage.is_active()) else {
+            return Ok(None);
+        };
+        match self.book().await {
+            Ok(()) => Ok(None),
+            Err(e) if is_outage(&e) => Ok(Some(outage)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What may be granted by this process, when `error` says that the server is away.
+    fn allowance(&self, error: &Error) -> Option<&Outage> {
+        self.shared.outage.as_ref().filter(|_| is_outage(error))
+    }
+
+    /// Where this process granted something, whether or not the server is away.
+    fn own(&self) -> Option<&Outage> {
+        self.shared.outage.as_ref().filter(|outage| outage.is_active())
+    }
+
+    /// From now on a task tries to book, until all is.
+    fn wait_for_server(&self, outage: &Outage) {
+        if outage.waiting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (shared, clock) = (Arc::downgrade(&self.shared), self.clock.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(outage::TRY_AGAIN).await;
+                let Some(shared) = shared.upgrade() else { return };
+                let ledger = Self { shared, clock: clock.clone() };
+                // What is wrong with the server is told to whoever calls; here it is only tried again.
+                let _still_away = ledger.book().await;
+                let Some(outage) = &ledger.shared.outage else { return };
+                if !outage.is_active() {
+                    outage.waiting.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.as_ref().map_or_else(|| SystemClock.now(), |clock| clock.now())
+    }
+
+    fn reserve_here(&self, outage: &Outage, scope: &Scope, hold: &Hold) -> Result<Reserve> {
+        self.wait_for_server(outage);
+        outage.reserve(scope, self.shared.ids.draw(scope.owner()), hold, self.now())
     }
 
     /// The arguments that every script begins with.
@@ -120,6 +218,37 @@ impl RedisLedger {
         Ok(reply)
     }
 
+    async fn reserve_there(&self, scope: &Scope, hold: &Hold) -> Result<Reserve> {
+        let ask = self.shared.books.ask(hold)?;
+        let owner = scope.owner();
+        let mut args = self.args(owner)?;
+        args.hold(self.shared.ids.draw(owner)).run(hold.key.run).number(hold.key.seq.into());
+        args.bytes(&ask.terms().as_bytes()[..16]).micros(hold.lease);
+        args.ask(&ask)?.name(owner, scope.epoch().get());
+        let mut reply =
+            self.settled("reserve", &scripts::RESERVE, owner, &args, &["exhausted", "beyond"]).await?;
+        match &*reply.word {
+            "held" => {
+                let (id, output, wall) = (reply.hold()?, reply.number()?, reply.number()?);
+                let granted = Granted::new(id, output, Duration::from_micros(wall));
+                Ok(Reserve::Held(granted.with_warnings(reply.warnings()?)))
+            }
+            "exhausted" => {
+                Ok(Reserve::Refused(Box::new(self.refusal(RefusalReason::Exhausted, &mut reply)?)))
+            }
+            "unpriced" => {
+                Ok(Reserve::Refused(Box::new(self.refusal(RefusalReason::UnknownPrice, &mut reply)?)))
+            }
+            "conflict" => Err(Error::new(
+                ErrorKind::Conflict,
+                "a hold of this key is open already, for other amounts or at another price",
+            )
+            .with_operation("reserve")),
+            "beyond" => Err(codec::overflow().with_operation("reserve")),
+            _ => Err(unreadable().with_operation("reserve")),
+        }
+    }
+
     fn refusal(&self, reason: RefusalReason, reply: &mut Reply) -> Result<Refusal> {
         let (entity, cap) = (reply.entity()?, reply.cap()?);
         let [limit, used, held, needed] =
@@ -146,6 +275,7 @@ impl RedisLedger {
         whose: &str,
         (entity, bounds): (Entity, &Bounds),
     ) -> Result<(UsageReport, Option<Owner>, bool)> {
+        self.still_out().await?;
         let mut args = self.args(scope.owner())?;
         args.text(whose);
         let mut reply =
@@ -205,43 +335,44 @@ impl fmt::Debug for RedisLedger {
 #[async_trait]
 impl Ledger for RedisLedger {
     async fn reserve(&self, scope: &Scope, hold: &Hold) -> Result<Reserve> {
-        let ask = self.shared.books.ask(hold)?;
-        let owner = scope.owner();
-        let mut args = self.args(owner)?;
-        args.hold(self.shared.ids.draw(owner)).run(hold.key.run).number(hold.key.seq.into());
-        args.bytes(&ask.terms().as_bytes()[..16]).micros(hold.lease);
-        args.ask(&ask)?.name(owner, scope.epoch().get());
-        let mut reply =
-            self.settled("reserve", &scripts::RESERVE, owner, &args, &["exhausted", "beyond"]).await?;
-        match &*reply.word {
-            "held" => {
-                let (id, output, wall) = (reply.hold()?, reply.number()?, reply.number()?);
-                let granted = Granted::new(id, output, Duration::from_micros(wall));
-                Ok(Reserve::Held(granted.with_warnings(reply.warnings()?)))
-            }
-            "exhausted" => {
-                Ok(Reserve::Refused(Box::new(self.refusal(RefusalReason::Exhausted, &mut reply)?)))
-            }
-            "unpriced" => {
-                Ok(Reserve::Refused(Box::new(self.refusal(RefusalReason::UnknownPrice, &mut reply)?)))
-            }
-            "conflict" => Err(Error::new(
-                ErrorKind::Conflict,
-                "a hold of this key is open already, for other amounts or at another price",
-            )
-            .with_operation("reserve")),
-            "beyond" => Err(codec::overflow().with_operation("reserve")),
-            _ => Err(unreadable().with_operation("reserve")),
+        if let Some(outage) = self.still_out().await? {
+            return self.reserve_here(outage, scope, hold);
+        }
+        if let Some(outage) = self.own().filter(|o| o.has_key(scope.owner(), hold.key, self.now())) {
+            return self.reserve_here(outage, scope, hold);
+        }
+        match self.reserve_there(scope, hold).await {
+            Err(e) => match self.allowance(&e) {
+                Some(outage) => self.reserve_here(outage, scope, hold),
+                None => Err(e),
+            },
+            answer => answer,
         }
     }
 
     async fn sent(&self, scope: &Scope, hold: HoldId) -> Result<()> {
+        let now = self.now();
+        let here = |outage: &Outage| {
+            outage.with_hold(scope, hold, now, |account, books, all| account.sent(books, now, all, hold))
+        };
+        if let Some(answer) = self.own().and_then(here) {
+            return answer;
+        }
         let mut args = self.args(scope.owner())?;
         args.hold(hold);
         done(self.run("sent", &scripts::SENT, scope.owner(), &args).await?, "sent")
     }
 
     async fn extend(&self, scope: &Scope, hold: HoldId, lease: Duration) -> Result<()> {
+        let now = self.now();
+        let here = |outage: &Outage| {
+            outage.with_hold(scope, hold, now, |account, books, all| {
+                account.extend(books, now, all, hold, lease)
+            })
+        };
+        if let Some(answer) = self.own().and_then(here) {
+            return answer;
+        }
         let mut args = self.args(scope.owner())?;
         args.hold(hold).micros(lease);
         done(self.run("extend", &scripts::EXTEND, scope.owner(), &args).await?, "extend")
@@ -250,10 +381,30 @@ impl Ledger for RedisLedger {
     async fn close(&self, scope: &Scope, hold: HoldId, charge: Charge) -> Result<Settled> {
         let estimated = matches!(charge, Charge::Used { estimated: true, .. });
         let word = if estimated { "estimated" } else { "told" };
-        self.finish("close", scope, hold, word, &Totals::charged(&charge)).await
+        if let Some(settled) = self.own().and_then(|outage| outage.close(scope, hold, &charge, self.now())) {
+            return settled;
+        }
+        match self.finish("close", scope, hold, word, &Totals::charged(&charge)).await {
+            Err(e) => match self.allowance(&e) {
+                // Only what was granted to this user is worth keeping.
+                Some(outage)
+                    if self.shared.ids.granted(scope.owner(), hold)
+                        && outage.defer(scope, hold, &charge, self.now()) =>
+                {
+                    self.wait_for_server(outage);
+                    Ok(Settled::default())
+                }
+                _ => Err(e),
+            },
+            answer => answer,
+        }
     }
 
     async fn estimates(&self, scope: &Scope) -> Result<Vec<Owned<EstimatedCharge>>> {
+        if let Some(outage) = self.still_out().await? {
+            let unbooked = outage.unbooked(scope.owner(), self.now()).into_iter();
+            return Ok(unbooked.map(|estimate| Owned::new(scope.owner().clone(), estimate)).collect());
+        }
         let args = self.args(scope.owner())?;
         let mut reply =
             self.settled("estimates", &scripts::ESTIMATES, scope.owner(), &args, &["estimates"]).await?;
@@ -263,6 +414,7 @@ impl Ledger for RedisLedger {
     }
 
     async fn reconcile(&self, scope: &Scope, hold: HoldId, actual: Usage) -> Result<Settled> {
+        self.still_out().await?;
         let used = Totals::charged(&Charge::Used { usage: actual, estimated: false });
         self.finish("reconcile", scope, hold, "invoiced", &used).await
     }
@@ -283,6 +435,9 @@ impl Ledger for RedisLedger {
     }
 
     async fn end_run(&self, scope: &Scope, run: RunId) -> Result<()> {
+        if let Some(outage) = self.own() {
+            outage.end_run(scope.owner(), run, self.now());
+        }
         let mut args = self.args(scope.owner())?;
         args.run(run);
         done(self.run("end_run", &scripts::END_RUN, scope.owner(), &args).await?, "end_run")

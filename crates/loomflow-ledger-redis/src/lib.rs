@@ -5,6 +5,7 @@
 mod codec;
 mod config;
 mod ledger;
+mod outage;
 mod schema;
 mod scripts;
 
