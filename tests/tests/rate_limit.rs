@@ -11,9 +11,7 @@ use loomflow_core::{
     Agent, AgentBuilder, Effect, Entity, Erase, Error, ErrorKind, HasModel, LimitReason, Model, OnLimit,
     RateLimitConfig, RateLimiter as _, Resource, RetryPolicy, RunStatus, ToolOutcome,
 };
-use loomflow_local::{
-    HashEmbedder, InMemoryAuditLog, InMemoryMemory, StandardBudget, StandardRateLimiter,
-};
+use loomflow_local::{HashEmbedder, InMemoryAuditLog, InMemoryMemory, StandardBudget, StandardRateLimiter};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
 use loomflow_tests::fixture::{Counts, FnTool, actions, user};
 use tokio::sync::Notify;
@@ -135,7 +133,8 @@ async fn a_run_that_is_turned_away_costs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_served_in_order_within_the_deadline() {
     let config = RateLimitConfig::new().per_user_rps(10.0).burst(1).on_limit(OnLimit::Wait);
-    let agent = agent(ModelDouble::saying("a b"), &config.max_wait(Duration::from_millis(950))).build().unwrap();
+    let agent =
+        agent(ModelDouble::saying("a b"), &config.max_wait(Duration::from_millis(950))).build().unwrap();
     let began = Instant::now();
     let mut runs = Vec::new();
     for _ in 0..12 {
@@ -202,7 +201,10 @@ async fn a_call_larger_than_a_burst_is_refused_for_good() {
     let model = ModelDouble::saying("a b");
     let agent = agent(model.clone(), &config).max_output_tokens(1_001).build().unwrap();
     let error = agent.for_user(user("alice")).run("hi").await.unwrap_err();
-    assert_eq!((error.kind(), error.retry_after(), error.is_retryable()), (ErrorKind::RateLimited, None, false));
+    assert_eq!(
+        (error.kind(), error.retry_after(), error.is_retryable()),
+        (ErrorKind::RateLimited, None, false)
+    );
     assert_eq!(error.limited().unwrap().reason, LimitReason::TooLarge);
     assert!(error.to_string().contains("max_output_tokens") && error.to_string().contains("1000"), "{error}");
     assert_eq!(model.calls(), 0);
@@ -210,9 +212,8 @@ async fn a_call_larger_than_a_burst_is_refused_for_good() {
 
 #[tokio::test]
 async fn embeddings_are_counted_and_fail_open_visibly() {
-    let calls = |burst| {
-        RateLimitConfig::new().per_user_model_calls_per_minute(1).per_user_model_call_burst(burst)
-    };
+    let calls =
+        |burst| RateLimitConfig::new().per_user_model_calls_per_minute(1).per_user_model_call_burst(burst);
     // A run embeds its question, calls the model, and embeds what it remembers: three calls.
     for (burst, runs, embedding_errors) in [(3, 1, 0), (2, 1, 1), (1, 0, 1)] {
         let (counts, model) = (Arc::new(Counts::default()), ModelDouble::saying("a b"));

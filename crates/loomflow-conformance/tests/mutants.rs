@@ -264,7 +264,19 @@ async fn every_approvals_mutant_is_found() {
     hunt(
         approvals::cases(),
         reference::approvals::harness,
-        &[UsedTwice, DecidedTwice, ExpiryIgnored, BindingIgnored, VersionIgnored, RaceOnDecide],
+        &[
+            UsedTwice,
+            DecidedTwice,
+            ExpiryIgnored,
+            BindingIgnored,
+            VersionIgnored,
+            RaceOnDecide,
+            GrantWider,
+            GrantNeverEnds,
+            GrantsUnbounded,
+            RevokeKeeps,
+            ForgetKeepsGrants,
+        ],
         &[
             CaseFold,
             Truncate,
@@ -284,6 +296,10 @@ async fn every_approvals_mutant_is_found() {
             EpochShared,
             ForgetEverybody,
             ForgetTakesApprovers,
+            GrantByAnybody,
+            GrantsOfEverybody,
+            AnonymousIsRemembered,
+            StrangerRevokes,
         ],
     )
     .await;
@@ -301,7 +317,7 @@ async fn every_mutant_of_the_others_is_found() {
     )
     .await;
     let more = [EpochIgnored, EpochShared, KeysAreShared, ForeignClose];
-    let plain = [LeaseNeverEnds, RememberReplaces];
+    let plain = [LeaseNeverEnds, RememberReplaces, StatusIgnored];
     hunt(runtime::cases(), reference::others::journal, &plain, &[&partition[..], &more].concat()).await;
     let cache = [CaseFold, Truncate, NoNamespace, NoDelimiter, ForgetEverybody, EpochIgnored];
     hunt(tool_cache::cases(), reference::others::cache, &[], &cache).await;

@@ -26,7 +26,7 @@ pub use ledger::StandardBudget;
 pub use memory::PlantedRecord;
 pub use memory::{InMemoryFactStore, InMemoryMemory, MemoryConfig, MemoryStats};
 pub use model::{EchoModel, ScriptStep, ScriptedModel};
-pub use permissions::{PerUserPermissions, PermissionMode, StandardPermissions};
+pub use permissions::{Argument, PerUserPermissions, PermissionMode, Rule, StandardPermissions};
 pub use rate_limit::{StandInRateLimiter, StandardRateLimiter};
 pub use redact::PatternScrub;
 pub use runtime::{InMemoryJournalStore, InProcRuntime};

@@ -46,7 +46,16 @@ async fn fresh_audit() -> audit::Harness {
 async fn fresh_approvals() -> approvals::Harness {
     let store = Arc::new(InMemoryApprovalStore::new());
     approvals::Harness::new(store.clone()).with_plant(move |order| {
-        store.plant_for_conformance(order.scope.owner(), order.foreign, order.record);
+        let under = order.scope.owner();
+        match order.record {
+            approvals::Planted::Request(request) => {
+                store.plant_for_conformance(under, order.foreign, *request)
+            }
+            approvals::Planted::Grant(grant) => {
+                store.plant_grant_for_conformance(under, order.foreign, *grant)
+            }
+            other => panic!("the hook cannot plant {other:?}"),
+        }
         async { Ok(()) }
     })
 }
@@ -74,7 +83,8 @@ mod limits_in_real_time {
     use loomflow_conformance::rate_limit::Instance;
 
     async fn fresh(config: loomflow_core::RateLimitConfig) -> Instance {
-        let limiter = loomflow_local::StandardRateLimiter::new(&config).expect("the suite's limits are valid");
+        let limiter =
+            loomflow_local::StandardRateLimiter::new(&config).expect("the suite's limits are valid");
         Instance::new(std::sync::Arc::new(limiter))
     }
 

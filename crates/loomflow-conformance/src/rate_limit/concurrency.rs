@@ -118,7 +118,12 @@ pub async fn dropped_calls_are_whole_or_absent(h: &Harness) -> Outcome {
             calls += 1;
         }
         assert!((99..=100).contains(&calls), "{calls} calls were left after one was dropped");
-        l.has_tokens_left(&alice, 1_000 - 10 * (100 - calls), "the tokens went with the call, or stayed with it").await;
+        l.has_tokens_left(
+            &alice,
+            1_000 - 10 * (100 - calls),
+            "the tokens went with the call, or stayed with it",
+        )
+        .await;
         let (taken, used) = (tokens(500), tokens(100));
         abandon(l.limiter().settle(&alice, &taken, &used), polls).await;
         let mut left = 0;

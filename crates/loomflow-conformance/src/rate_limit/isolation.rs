@@ -48,7 +48,9 @@ pub async fn namespaces_are_apart(h: &Harness) -> Outcome {
 /// The border between namespace and user cannot be moved: `a` + `b:c` takes nothing of `a:b` + `c`.
 pub async fn a_border_between_namespace_and_user_cannot_be_shifted(h: &Harness) -> Outcome {
     let l = h.open(slow_runs(1)).await;
-    for (separator, name) in [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("}", "b}c")] {
+    for (separator, name) in
+        [("", "bc"), (":", "b:c"), ("/", "b/c"), ("|", "b|c"), ("_", "b_c"), ("}", "b}c")]
+    {
         let world = World::new();
         l.drain_runs(&world.user(name), 1, "one").await;
         for other in [world.beside(&format!("{separator}b")).user("c"), world.beside(separator).user("bc")] {
@@ -97,7 +99,11 @@ pub async fn many_strangers_make_no_limit_fresh(h: &Harness) -> Outcome {
         match l.ask(&scope, &Amounts::run()).await {
             Ok(()) => served.push(scope),
             Err(limited) => {
-                assert_eq!(limited.reason, LimitReason::Capacity, "a newcomer is refused for want of room alone");
+                assert_eq!(
+                    limited.reason,
+                    LimitReason::Capacity,
+                    "a newcomer is refused for want of room alone"
+                );
                 assert!(limited.retry_after.is_some(), "and told when there may be room");
             }
         }
@@ -134,7 +140,8 @@ pub async fn forgetting_one_leaves_the_other(h: &Harness) -> Outcome {
         l.admitted(&world.scope(&a), &tokens(10), "it fits").await;
         l.admitted(&world.scope(&b), &tokens(70), "it fits").await;
         l.limiter().forget(&world.scope_at(&a, 1), &Erase::everything()).await.must("forget");
-        l.has_tokens_left(&world.scope(&b), 30, &format!("70 of {b:?} were taken before {a:?} was erased")).await;
+        l.has_tokens_left(&world.scope(&b), 30, &format!("70 of {b:?} were taken before {a:?} was erased"))
+            .await;
     }
     Passed
 }
@@ -149,7 +156,10 @@ pub async fn exports_hold_their_own(h: &Harness) -> Outcome {
     }
     for name in &names {
         let text = exported(&l, &world.user(name)).await;
-        assert!(text.contains("per_user_tokens_per_minute"), "the export says which limit is not whole: {text}");
+        assert!(
+            text.contains("per_user_tokens_per_minute"),
+            "the export says which limit is not whole: {text}"
+        );
         for other in names.iter().filter(|other| *other != name) {
             assert!(!text.contains(other.as_str()), "the export names another user");
         }

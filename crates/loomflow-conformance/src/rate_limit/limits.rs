@@ -59,7 +59,10 @@ async fn wait_as_told(l: &Instance, scope: &Scope, mut after: Duration) {
             Ok(()) => return,
             Err(limited) => after = limited.retry_after.expect("when"),
         }
-        assert!(after < Duration::from_millis(5), "whoever waits as long as was said is let through, not {after:?} later");
+        assert!(
+            after < Duration::from_millis(5),
+            "whoever waits as long as was said is let through, not {after:?} later"
+        );
     }
     panic!("whoever waits as long as was said, five times over, is let through");
 }
@@ -67,7 +70,8 @@ async fn wait_as_told(l: &Instance, scope: &Scope, mut after: Duration) {
 /// Along a crooked walk through time, no span has more than the burst and what the rate brings in it.
 pub async fn no_window_has_more_than_rate_and_burst(h: &Harness) -> Outcome {
     let (interval, burst) = (Duration::from_millis(10), 7_u64);
-    let l = h.open(RateLimitConfig::new().per_user_tokens_per_minute(6_000).per_user_token_burst(burst)).await;
+    let l =
+        h.open(RateLimitConfig::new().per_user_tokens_per_minute(6_000).per_user_token_burst(burst)).await;
     let Some(clock) = l.clock() else { return Outcome::unsupported("a clock to turn") };
     let alice = World::new().user("alice");
     let mut log: Vec<(Duration, u64)> = Vec::new();
@@ -111,7 +115,10 @@ pub async fn all_is_taken_or_nothing(h: &Harness) -> Outcome {
     l.admitted(&alice, &Amounts::model_call(30), "refusals took neither calls nor tokens").await;
     for _ in 0..5 {
         let limited = l.limited(&alice, &Amounts::model_call(1), "two calls were made").await;
-        assert_eq!((limited.resource, limited.limit), (Resource::ModelCalls, "per_user_model_calls_per_minute"));
+        assert_eq!(
+            (limited.resource, limited.limit),
+            (Resource::ModelCalls, "per_user_model_calls_per_minute")
+        );
     }
     l.has_tokens_left(&alice, 10, "refused calls took no tokens").await;
     l.has_tokens_left(&world.user("bob"), 50, "nor any of all users'").await;

@@ -62,7 +62,10 @@ pub async fn a_debt_is_bounded(h: &Harness) -> Outcome {
         settle(&l, &alice, 1, 1 << 50).await;
     }
     let after = l.limited(&alice, &tokens(1), "more is owed than can be").await.retry_after.expect("when");
-    assert!(after.as_secs() <= 11 * 60, "a burst of ten and the one asked for come back in eleven minutes: {after:?}");
+    assert!(
+        after.as_secs() <= 11 * 60,
+        "a burst of ten and the one asked for come back in eleven minutes: {after:?}"
+    );
     assert!(after.as_secs() >= 9 * 60, "a whole burst is owed: {after:?}");
     Passed
 }
@@ -89,7 +92,9 @@ pub async fn the_global_limit_is_corrected_too(h: &Harness) -> Outcome {
     l.limited(&world.user("bob"), &tokens(21), "20 of all are left").await;
     settle(&l, &world.user("alice"), 100, 40).await;
     l.has_tokens_left(&world.user("bob"), 80, "40 of all were used").await;
-    let l = h.open(loomflow_core::RateLimitConfig::new().global_tokens_per_minute(1).global_token_burst(50)).await;
+    let l = h
+        .open(loomflow_core::RateLimitConfig::new().global_tokens_per_minute(1).global_token_burst(50))
+        .await;
     let world = World::new();
     l.admitted(&world.user("alice"), &tokens(50), "it fits").await;
     settle(&l, &world.user("alice"), 50, 45).await;

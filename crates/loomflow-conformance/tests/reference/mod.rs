@@ -111,6 +111,17 @@ pub(crate) enum Bug {
     ListsEverybody,
     RaceOnDecide,
     ForgetTakesApprovers,
+    GrantWider,
+    GrantByAnybody,
+    GrantNeverEnds,
+    GrantsOfEverybody,
+    GrantsUnbounded,
+    AnonymousIsRemembered,
+    StrangerRevokes,
+    RevokeKeeps,
+    ForgetKeepsGrants,
+    // Runtime.
+    StatusIgnored,
     // Models.
     EofIsEnd,
     NoUsageIsZero,

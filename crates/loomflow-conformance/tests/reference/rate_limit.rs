@@ -119,7 +119,8 @@ impl Limiter {
             }
             let of = |reason| Limited::new(reason, entity, resource, limit.burst());
             let burst = Self::nanos(limit, limit.burst() + u64::from(self.bug == Bug::BurstAndOne));
-            let over = self.bucket(rows, scope, entity, resource, now).content + Self::nanos(limit, n) - burst;
+            let over =
+                self.bucket(rows, scope, entity, resource, now).content + Self::nanos(limit, n) - burst;
             let limited = if n > limit.burst() && self.bug != Bug::TooLargeWaits {
                 of(LimitReason::TooLarge)
             } else if over > 0 {
@@ -130,7 +131,11 @@ impl Limiter {
             };
             let longer = |other: &Limited| {
                 let of = |l: &Limited| l.retry_after.unwrap_or(Duration::MAX);
-                if self.bug == Bug::ShortestWait { of(&limited) < of(other) } else { of(&limited) > of(other) }
+                if self.bug == Bug::ShortestWait {
+                    of(&limited) < of(other)
+                } else {
+                    of(&limited) > of(other)
+                }
             };
             if longest.as_ref().is_none_or(longer) {
                 longest = Some(limited);

@@ -46,7 +46,7 @@ pub struct AgentBuilder<M> {
     embedder: Option<Arc<dyn Embedder>>,
     memory: Option<Arc<dyn MemoryStore>>,
     ledger: Arc<dyn Ledger>,
-    rate: Option<Arc<RateGate>>,
+    rate: Vec<Arc<RateGate>>,
     permissions: Arc<dyn Permissions>,
     pre_hooks: Vec<Arc<dyn PreToolHook>>,
     post_hooks: Vec<Arc<dyn PostToolHook>>,
@@ -74,7 +74,7 @@ impl AgentBuilder<NoModel> {
             embedder: None,
             memory: None,
             ledger: Arc::new(UnlimitedLedger),
-            rate: None,
+            rate: Vec::new(),
             permissions: Arc::new(ReadOnlyRuns),
             pre_hooks: Vec::new(),
             post_hooks: Vec::new(),
@@ -152,6 +152,8 @@ fn default_settings() -> Settings {
         retry: RetryPolicy::default(),
         audit_continues: false,
         session_lease: Duration::from_secs(30),
+        max_depth: 4,
+        max_children: 64,
     }
 }
 
@@ -220,6 +222,10 @@ impl<M> AgentBuilder<M> {
         recall_facts => recall_facts: usize;
         /// The latest messages that are never left out of the prompt (5).
         min_messages_to_keep => min_messages_to_keep: usize;
+        /// How deep a run may delegate: to children, to theirs, and so on (4). 0 lets no tool delegate.
+        max_delegation_depth => max_depth: u32;
+        /// How many runs a run may lead to by delegation, its children's children included (64).
+        max_delegations => max_children: u32;
         /// When and how often a failed model call is made again.
         retry => retry: RetryPolicy;
     }
@@ -246,7 +252,7 @@ impl<M> AgentBuilder<M> {
     ///
     /// Who waits stands in this agent's own line: of two agents that share a limiter, neither keeps the other's order.
     pub fn rate_limit(mut self, limiter: impl IntoShared<dyn RateLimiter>) -> Self {
-        self.rate = Some(Arc::new(RateGate::new(limiter.into_shared())));
+        self.rate = vec![Arc::new(RateGate::new(limiter.into_shared()))];
         self
     }
 
@@ -372,7 +378,7 @@ impl AgentBuilder<HasModel> {
             tools,
             settings: self.settings,
             remembers,
-            closer: Closer::new(),
+            closer: Arc::new(Closer::new()),
             closed: AtomicBool::new(false),
         })))
     }

@@ -74,7 +74,8 @@ impl Lines {
     /// Whether anybody stands in a line that `who` would have to join.
     pub(crate) fn is_anybody_before(&self, who: &Who) -> bool {
         let inner = self.inner();
-        !inner.lines.is_empty() && (inner.lines.contains_key(&who.own) || inner.lines.contains_key(&who.common))
+        !inner.lines.is_empty()
+            && (inner.lines.contains_key(&who.own) || inner.lines.contains_key(&who.common))
     }
 
     pub(crate) fn is_anybody(&self, line: &LineKey) -> bool {

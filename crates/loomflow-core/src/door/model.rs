@@ -97,13 +97,13 @@ async fn attempt(
     mut request: ModelRequest,
     attempt: u32,
     input: u64,
-    pass: Option<Pass>,
+    pass: Pass,
 ) -> Result<Answer, Failure> {
     let reserved = reserve(run, input, request.max_output_tokens, 1, model.price()).await;
     let reservation = match reserved {
         Ok(reservation) => reservation,
         Err(error) => {
-            Pass::unused(pass, run).await;
+            pass.unused(run).await;
             return Err(error.into());
         }
     };
@@ -137,11 +137,11 @@ async fn attempt(
         },
     };
     let (usage, closing) = reservation.settle_and_tell(reported);
-    run.totals().usage += usage;
+    run.used(usage);
     promise.void();
     let called = Called::Turn { attempt };
     let settled = settle(run, called, closing, &usage, outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     settled.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
@@ -209,18 +209,21 @@ pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
 /// Tells of a refusal: audit, event, metric. Returns the error that carries it.
 pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
     run.ctx.count("loom.budget.refused", 1, &[("cap", refusal.cap)]);
-    let payload = run
+    let mut payload = run
         .ctx
         .redactor()
         .object()
+        .name("entity", refusal.entity.as_str())
         .name("cap", refusal.cap)
         .name("window", &refusal.window)
         .num("limit", refusal.limit)
         .num("used", refusal.used)
         .num("held", refusal.held)
-        .num("needed", refusal.needed)
-        .finish();
-    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload).await;
+        .num("needed", refusal.needed);
+    if let Some(at) = refusal.resets_at {
+        payload = payload.show("resets_at", at);
+    }
+    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload.finish()).await;
     let event = Box::new(refusal.clone());
     run.emit(|| EventKind::BudgetExceeded(event)).await;
     let error = Error::refused(refusal);
@@ -236,17 +239,17 @@ async fn give_back(
     reservation: Reservation<Sent>,
     error: Error,
     attempt: u32,
-    pass: Option<Pass>,
+    pass: Pass,
 ) -> Failure {
     let unknown = !took_no_order(&error);
     let (usage, closing) =
         if unknown { reservation.settle_and_tell(None) } else { (Usage::default(), reservation.refund()) };
-    run.totals().usage += usage;
+    run.used(usage);
     let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
     let recorded = record(run, Called::Turn { attempt }, &usage, &outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
@@ -386,7 +389,7 @@ impl Drop for RecordPromise {
         let Some((run, slot, called)) = self.open.take() else { return };
         let usage = Usage::new(self.input, self.streamed.max(self.unseen));
         let usage = usage.with_cost(self.price.map(|price| price.cost(&usage)).unwrap_or_default());
-        run.totals().usage += usage;
+        run.used(usage);
         drop(Handoff::new(
             slot,
             Box::pin(async move {

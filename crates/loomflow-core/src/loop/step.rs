@@ -11,6 +11,7 @@ use crate::message::{Message, ToolCall};
 use crate::model::StopReason;
 use crate::result::{ToolCallReport, ToolStatus};
 use crate::schema::{OutputSchema, parse_output};
+use crate::usage::Usage;
 
 /// What bounds a run's loop.
 #[derive(Clone, Debug)]
@@ -115,13 +116,16 @@ pub struct CallOutcome {
     pub status: ToolStatus,
     /// What the model is told.
     pub text: Arc<str>,
+    /// What runs that the tool delegated to used; counted already where the call was made.
+    #[serde(default)]
+    pub usage: Usage,
 }
 
 impl CallOutcome {
     /// An outcome.
     #[must_use]
     pub fn new(status: ToolStatus, text: impl Into<Arc<str>>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), usage: Usage::default() }
     }
 }
 

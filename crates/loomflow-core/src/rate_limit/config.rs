@@ -215,8 +215,7 @@ impl RateLimitConfig {
                 ("global_token_burst", self.global_token_burst),
             ),
         ] {
-            limits =
-                limits.with(entity, resource, per_minute(resource.config_key(entity), rate, burst)?);
+            limits = limits.with(entity, resource, per_minute(resource.config_key(entity), rate, burst)?);
         }
         self.check_bounds()?;
         Ok(RateRules {

@@ -20,8 +20,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use loomflow_core::{
     Amounts, Clock, Entity, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, LimitReason, Limited,
-    Namespace, Owned, RateLimitConfig, RateLimiter, RateRules, Resource, Result, Scope, Taken, Tats, TenantData,
-    export_from,
+    Namespace, Owned, RateLimitConfig, RateLimiter, RateRules, Resource, Result, Scope, Taken, Tats,
+    TenantData, export_from,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -124,7 +124,8 @@ impl StandardRateLimiter {
 
     /// The answer of a full table, by what it holds and in how many nanoseconds the first of it may go.
     fn full(&self, entity: Entity, full: table::Full) -> Box<Limited> {
-        let bound = Resource::ALL.into_iter().find(|resource| self.rules.limits.get(entity, *resource).is_some());
+        let bound =
+            Resource::ALL.into_iter().find(|resource| self.rules.limits.get(entity, *resource).is_some());
         let resource = bound.unwrap_or(Resource::Runs);
         let limited = Limited::new(LimitReason::Capacity, entity, resource, full.kept as u64);
         Box::new(limited.with_retry_after(Duration::from_nanos(full.first_free)))

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Amounts, Epoch, Erase, Erased, Error, ErrorKind, ExportStream, RateLimiter, RateRules, Result, Scope, Taken,
-    TenantData, resilience::Readiness,
+    Amounts, Epoch, Erase, Erased, Error, ErrorKind, ExportStream, RateLimiter, RateRules, Result, Scope,
+    Taken, TenantData, resilience::Readiness,
 };
 use std::sync::Arc;
 

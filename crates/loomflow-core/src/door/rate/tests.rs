@@ -136,8 +136,7 @@ async fn first_come_first_served_at_the_rate() {
     for waiter in all {
         waiter.await.unwrap().unwrap();
     }
-    let expected: Vec<_> =
-        (0..12).map(|n: u32| (u64::from(n.saturating_sub(1)) * 100, "alice", n)).collect();
+    let expected: Vec<_> = (0..12).map(|n: u32| (u64::from(n.saturating_sub(1)) * 100, "alice", n)).collect();
     assert_eq!(bench.admitted(), expected);
     // One try for each that got in at once; the others ask when it is their turn, and once more when it is time.
     assert!(bench.limiter.asked.load(Ordering::SeqCst) <= 2 + 1 + 2 * 10, "no herd and no busy loop");

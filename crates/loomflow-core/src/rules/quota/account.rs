@@ -192,8 +192,8 @@ impl Account {
         self.expire(books, now, global);
         let used = Totals::charged(charge);
         let Some(record) = self.holds.get(&id).cloned() else { return gone(drawn) };
-        let mut settled = Settled::default();
-        settled.excess_tokens = used.usage.total_tokens().saturating_sub(record.granted.tokens());
+        let excess_tokens = used.usage.total_tokens().saturating_sub(record.granted.tokens());
+        let mut settled = Settled { excess_tokens, ..Settled::default() };
         let estimated = matches!(charge, Charge::Used { estimated: true, .. });
         let window = match record.state {
             HoldState::Held | HoldState::Sent => {
@@ -209,9 +209,7 @@ impl Account {
                 record.window
             }
             HoldState::Estimated { expired: false, .. } => {
-                settled = Settled::default();
-                settled.duplicate = true;
-                return Ok(settled);
+                return Ok(Settled { duplicate: true, ..Settled::default() });
             }
         };
         self.leave(id, estimated.then_some(used), window);
@@ -238,8 +236,8 @@ impl Account {
             return Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet"));
         };
         let used = Totals::charged(&Charge::Used { usage: actual, estimated: false });
-        let mut settled = Settled::default();
-        settled.excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
+        let excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
+        let mut settled = Settled { excess_tokens, ..Settled::default() };
         self.enter(books, now, global);
         self.correct(books, global, &record, &charged, &used, &mut settled.warnings);
         self.leave(id, None, record.window);
@@ -418,17 +416,16 @@ fn gone(drawn: bool) -> Result<Settled> {
     if !drawn {
         return Err(Error::new(ErrorKind::NotFound, "there is no such hold"));
     }
-    let mut settled = Settled::default();
-    settled.duplicate = true;
-    Ok(settled)
+    Ok(Settled { duplicate: true, ..Settled::default() })
 }
 
 fn report_of(cell: &Cell, bounds: &Bounds, books: &Books, now: Timestamp) -> UsageReport {
-    let mut report = UsageReport::default();
-    report.used = cell.used.usage;
-    report.held_tokens = cell.held.tokens();
-    report.estimated_tokens = cell.used.estimated;
-    report.wall_clock = Duration::from_micros(cell.used.wall);
-    report.windows = cell.lines(bounds, &books.periods, now);
-    report
+    UsageReport {
+        used: cell.used.usage,
+        held_tokens: cell.held.tokens(),
+        estimated_tokens: cell.used.estimated,
+        wall_clock: Duration::from_micros(cell.used.wall),
+        windows: cell.lines(bounds, &books.periods, now),
+        ..UsageReport::default()
+    }
 }
