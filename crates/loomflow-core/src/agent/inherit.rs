@@ -13,7 +13,7 @@ use crate::agent::{AgentInner, Approvals};
 use crate::context::{RunContext, Services};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Digest, ToolCall};
-use crate::permissions::{Decision, Permissions};
+use crate::permissions::{Decision, Judged, Permissions};
 use crate::run::Settings;
 use crate::tool::Effect;
 
@@ -56,6 +56,7 @@ impl AgentInner {
             ledger: parent.ledger.clone(),
             rate: joined(&parent.rate, &self.rate),
             permissions: both(&parent.permissions, &self.permissions),
+            rate: parent.rate.clone(),
             pre_hooks: joined(&parent.pre_hooks, &self.pre_hooks),
             post_hooks: joined(&parent.post_hooks, &self.post_hooks),
             approvals: parent.approvals.narrowed(&self.approvals),
@@ -120,8 +121,17 @@ struct Narrowed {
 #[async_trait]
 impl Permissions for Narrowed {
     async fn check(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Decision> {
-        let above = self.above.check(ctx, call, effect).await?;
-        Ok(above.and(self.own.check(ctx, call, effect).await?))
+        self.judge(ctx, call, effect).await.map(|judged| judged.decision)
+    }
+
+    async fn judge(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Judged> {
+        let above = self.above.judge(ctx, call, effect).await?;
+        let own = self.own.judge(ctx, call, effect).await?;
+        Ok(Judged {
+            decision: above.decision.and(own.decision),
+            // An allow that rests on two bypasses is told by the one that governs more.
+            grounds: above.grounds.or(own.grounds),
+        })
     }
 
     /// Another number whenever either has another.
