@@ -1,3 +1,14 @@
 //! LoomFlow's quota ledger on PostgreSQL.
+//!
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
+
+mod config;
+mod ledger;
+mod schema;
+
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use config::Fault;
+pub use config::PostgresLedgerConfig;
+pub use ledger::PostgresLedger;

@@ -18,6 +18,7 @@
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
 //! | `memory-qdrant` | [`memory_qdrant`]: memory on Qdrant |
+//! | `ledger-postgres` | [`ledger_postgres`]: quota on PostgreSQL, shared by processes |
 //!
 //! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in.
 
@@ -38,6 +39,8 @@ pub use loomflow_support_tool::__tool;
 #[cfg(feature = "macros")]
 pub use loomflow_support_tool::{schemars, serde};
 
+#[cfg(feature = "ledger-postgres")]
+pub use loomflow_ledger_postgres as ledger_postgres;
 #[cfg(feature = "memory-postgres")]
 pub use loomflow_memory_postgres as memory_postgres;
 #[cfg(feature = "memory-qdrant")]
@@ -87,6 +90,9 @@ pub mod prelude {
 
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};
+
+    #[cfg(feature = "ledger-postgres")]
+    pub use loomflow_ledger_postgres::{PostgresLedger, PostgresLedgerConfig};
 
     #[cfg(feature = "memory-postgres")]
     pub use loomflow_memory_postgres::{PostgresMemory, PostgresMemoryConfig};

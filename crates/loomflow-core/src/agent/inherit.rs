@@ -56,7 +56,6 @@ impl AgentInner {
             ledger: parent.ledger.clone(),
             rate: joined(&parent.rate, &self.rate),
             permissions: both(&parent.permissions, &self.permissions),
-            rate: parent.rate.clone(),
             pre_hooks: joined(&parent.pre_hooks, &self.pre_hooks),
             post_hooks: joined(&parent.post_hooks, &self.post_hooks),
             approvals: parent.approvals.narrowed(&self.approvals),

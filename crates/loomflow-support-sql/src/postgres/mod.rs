@@ -9,12 +9,14 @@ mod component;
 mod migrate;
 mod pool;
 mod settings;
+mod several;
 mod transaction;
 
 pub use component::{Component, Table};
 pub use migrate::migrate;
 pub use pool::{Pool, connect_as_owner};
 pub use settings::PgSettings;
+pub use several::{LISTED, NAMESPACE, PAST, Several};
 pub use transaction::{Access, Transaction};
 
 /// What errors call the server.
