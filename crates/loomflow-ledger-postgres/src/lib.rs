@@ -5,6 +5,7 @@
 
 mod config;
 mod ledger;
+mod rate_limit;
 mod schema;
 
 #[cfg(feature = "testing")]
@@ -12,3 +13,4 @@ mod schema;
 pub use config::Fault;
 pub use config::PostgresLedgerConfig;
 pub use ledger::PostgresLedger;
+pub use rate_limit::{PostgresRateLimiter, PostgresRateLimiterConfig};

@@ -8,13 +8,11 @@ use std::time::Duration;
 use loomflow_conformance::doubles::FaultyProxy;
 use loomflow_conformance::rate_limit::Instance;
 use loomflow_core::danger::assume_scope;
-use loomflow_core::rules::gcra::{Gcra, Wait};
 use loomflow_core::{
-    Amounts, Entity, Epoch, ErrorKind, Identity, Limited, Namespace, RateLimitConfig, RateLimiter as _,
-    Resource, Scope, Taken, TenantData as _, UserId,
+    Amounts, Epoch, ErrorKind, Identity, Namespace, RateLimitConfig, RateLimiter as _, Resource, Scope,
+    Taken, TenantData as _, UserId,
 };
 use loomflow_ledger_redis::{RedisRateLimiter, RedisRateLimiterConfig};
-use rand::RngExt as _;
 
 async fn open(service: &str, limits: RateLimitConfig) -> RedisRateLimiter {
     let url = loomflow_tests::services::url(service);
@@ -72,59 +70,6 @@ async fn processes_share_one_burst() {
     }
     assert_eq!(admitted[0] + admitted[1], 50, "{admitted:?}");
     assert!(admitted.iter().all(|n| *n <= 30), "{admitted:?}");
-}
-
-/// The script against the rules' own arithmetic: the same questions at nearly the same moments. A unit takes a minute to come
-/// back, so that a moment more or less decides nothing.
-#[tokio::test]
-async fn the_script_judges_as_the_rules_do() {
-    const MINUTE: u64 = 60_000_000_000;
-    let mut rng = rand::rng();
-    for _ in 0..20 {
-        let bursts = [rng.random_range(1..40), rng.random_range(1..60)];
-        let limits = RateLimitConfig::new()
-            .per_user_tokens_per_minute(1)
-            .per_user_token_burst(bursts[0])
-            .global_tokens_per_minute(1)
-            .global_token_burst(bursts[1]);
-        let limiter = open("redis", limits).await;
-        let alice = scope(&fresh_namespace(), "alice");
-        let oracle = bursts.map(|burst| Gcra::new(Duration::from_nanos(MINUTE), burst).unwrap());
-        // Two minutes after the beginning of time, which stands still for the oracle.
-        let (now, mut tats) = (2 * MINUTE, [0_u64; 2]);
-        for _ in 0..40 {
-            let (a, b) = (rng.random_range(1..45), rng.random_range(0..90));
-            if rng.random_bool(0.5) {
-                let taken = limiter.take(&alice, &Amounts::default().with_tokens(a)).await.unwrap();
-                let judged: Vec<_> =
-                    oracle.iter().zip(tats).map(|(limit, tat)| limit.take(tat, now, a)).collect();
-                match taken {
-                    Taken::Admitted => {
-                        assert!(judged.iter().all(Result::is_ok), "{a} of {bursts:?}: {judged:?}");
-                        tats = [judged[0].unwrap(), judged[1].unwrap()];
-                    }
-                    Taken::Limited(limited) => assert_refusal(&limited, &judged),
-                }
-            } else {
-                let (taken, used) = (Amounts::default().with_tokens(a), Amounts::default().with_tokens(b));
-                limiter.settle(&alice, &taken, &used).await.unwrap();
-                tats = [0, 1].map(|n| oracle[n].settle(tats[n], now, a, b));
-            }
-        }
-    }
-}
-
-fn assert_refusal(limited: &Limited, judged: &[Result<u64, Wait>]) {
-    let waits = |entity: usize| match judged[entity] {
-        Ok(_) => 0,
-        Err(Wait::Nanos(n)) => n,
-        Err(Wait::Never) => u64::MAX,
-    };
-    let longest = waits(0).max(waits(1));
-    let by = usize::from(limited.entity == Entity::Global);
-    assert!(longest > 0 && waits(by).abs_diff(longest) < 30_000_000_000, "{limited:?} {judged:?}");
-    let said = limited.retry_after.map_or(u64::MAX, |after| after.as_nanos() as u64);
-    assert!(said.abs_diff(longest) < 30_000_000_000, "{limited:?} {judged:?}");
 }
 
 /// What lies on the server: no name, one hash slot for a namespace, and no key that outlives what it says.
