@@ -18,6 +18,7 @@ docs! {
     Readme = "../../README.md",
     Models = "../../docs/models.md",
     Prices = "../../docs/prices.md",
+    RateLimits = "../../docs/rate-limits.md",
     Stores = "../../docs/stores.md",
     WritingATool = "../../docs/writing-a-tool.md",
 }
