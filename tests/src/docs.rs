@@ -19,6 +19,7 @@ docs! {
     Models = "../../docs/models.md",
     Permissions = "../../docs/permissions.md",
     Prices = "../../docs/prices.md",
+    RateLimits = "../../docs/rate-limits.md",
     Stores = "../../docs/stores.md",
     WritingATool = "../../docs/writing-a-tool.md",
 }
