@@ -97,13 +97,13 @@ async fn attempt(
     mut request: ModelRequest,
     attempt: u32,
     input: u64,
-    pass: Option<Pass>,
+    pass: Pass,
 ) -> Result<Answer, Failure> {
     let reserved = reserve(run, input, request.max_output_tokens, 1, model.price()).await;
     let reservation = match reserved {
         Ok(reservation) => reservation,
         Err(error) => {
-            Pass::unused(pass, run).await;
+            pass.unused(run).await;
             return Err(error.into());
         }
     };
@@ -141,7 +141,7 @@ async fn attempt(
     promise.void();
     let called = Called::Turn { attempt };
     let settled = settle(run, called, closing, &usage, outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     settled.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
@@ -239,7 +239,7 @@ async fn give_back(
     reservation: Reservation<Sent>,
     error: Error,
     attempt: u32,
-    pass: Option<Pass>,
+    pass: Pass,
 ) -> Failure {
     let unknown = !took_no_order(&error);
     let (usage, closing) =
@@ -249,7 +249,7 @@ async fn give_back(
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
     let recorded = record(run, Called::Turn { attempt }, &usage, &outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
