@@ -14,12 +14,13 @@
 //! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
+//! | `ledger-sqlite` | [`ledger_sqlite`]: the quota in a file |
 //! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
 //! | `memory-qdrant` | [`memory_qdrant`]: memory on Qdrant |
 //!
-//! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in.
+//! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in, and [`resolve::ledger`] the ledger.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +39,8 @@ pub use loomflow_support_tool::__tool;
 #[cfg(feature = "macros")]
 pub use loomflow_support_tool::{schemars, serde};
 
+#[cfg(feature = "ledger-sqlite")]
+pub use loomflow_ledger_sqlite as ledger_sqlite;
 #[cfg(feature = "memory-postgres")]
 pub use loomflow_memory_postgres as memory_postgres;
 #[cfg(feature = "memory-qdrant")]
@@ -85,6 +88,8 @@ pub mod prelude {
     #[cfg(feature = "cohere")]
     pub use loomflow_model_cohere::CohereEmbedder;
 
+    #[cfg(feature = "ledger-sqlite")]
+    pub use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};
 
