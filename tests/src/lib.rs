@@ -10,5 +10,7 @@ pub mod fixture;
 pub mod ledger_oracle;
 pub mod own;
 pub mod provider;
+#[cfg(feature = "stores")]
+pub mod schedules;
 pub mod services;
 pub mod worker;

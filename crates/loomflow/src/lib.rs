@@ -12,13 +12,16 @@
 //! | `local` (default) | [`local`]: in-process implementations of every trait |
 //! | `macros` (default) | [`tool`](macro@tool): an async fn becomes a tool; [`schemars`] and [`serde`], which the types of its arguments derive from |
 //! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
+//! | `tiktoken` | `openai`, and [`openai`]'s `TiktokenTokens`: prompts counted with a model's own vocabulary |
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
+//! | `ledger-redis` | [`ledger_redis`]: the quota ledger on Redis |
 //! | `ledger-sqlite` | [`ledger_sqlite`]: the quota in a file |
 //! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
 //! | `memory-qdrant` | [`memory_qdrant`]: memory on Qdrant |
+//! | `ledger-postgres` | [`ledger_postgres`]: quota on PostgreSQL, shared by processes |
 //!
 //! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in, and [`resolve::ledger`] the ledger.
 
@@ -38,6 +41,11 @@ pub use loomflow_macros::tool;
 pub use loomflow_support_tool::__tool;
 #[cfg(feature = "macros")]
 pub use loomflow_support_tool::{schemars, serde};
+
+#[cfg(feature = "ledger-postgres")]
+pub use loomflow_ledger_postgres as ledger_postgres;
+#[cfg(feature = "ledger-redis")]
+pub use loomflow_ledger_redis as ledger_redis;
 
 #[cfg(feature = "ledger-sqlite")]
 pub use loomflow_ledger_sqlite as ledger_sqlite;
@@ -88,10 +96,16 @@ pub mod prelude {
     #[cfg(feature = "cohere")]
     pub use loomflow_model_cohere::CohereEmbedder;
 
+    #[cfg(feature = "ledger-redis")]
+    pub use loomflow_ledger_redis::{RedisLedger, RedisLedgerConfig};
+
     #[cfg(feature = "ledger-sqlite")]
     pub use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};
+
+    #[cfg(feature = "ledger-postgres")]
+    pub use loomflow_ledger_postgres::{PostgresLedger, PostgresLedgerConfig};
 
     #[cfg(feature = "memory-postgres")]
     pub use loomflow_memory_postgres::{PostgresMemory, PostgresMemoryConfig};

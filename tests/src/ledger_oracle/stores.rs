@@ -42,13 +42,21 @@ pub(super) fn manner(url: &str) -> Manner {
 /// Whatever opening it fails with.
 #[cfg(feature = "stores")]
 pub async fn open(url: &str, budget: BudgetConfig, clock: Arc<ManualClock>) -> Result<Arc<dyn Ledger>> {
-    use loomflow::{ledger_sqlite as sqlite, local};
+    use loomflow::{ledger_postgres as postgres, ledger_redis as redis, ledger_sqlite as sqlite, local};
     Ok(match url.split(':').next() {
         Some("inmemory") => Arc::new(local::StandardBudget::new(budget)?.with_clock(clock)),
         Some("sqlite") => {
             let config = sqlite::SqliteLedgerConfig::new(&url["sqlite:".len()..], budget)
                 .with_durability(sqlite::Durability::Normal);
             Arc::new(sqlite::SqliteLedger::connect(config).await?.with_clock(clock))
+        }
+        Some("postgres" | "postgresql") => {
+            let config = postgres::PostgresLedgerConfig::new(url, budget).with_clock(clock);
+            Arc::new(postgres::PostgresLedger::connect(config).await?)
+        }
+        Some("redis" | "rediss") => {
+            let config = redis::RedisLedgerConfig::new(url, budget);
+            Arc::new(redis::RedisLedger::connect(config).await?.with_clock(clock))
         }
         _ => return Err(Error::new(ErrorKind::Config, "the oracle knows no ledger of this scheme")),
     })

@@ -68,9 +68,21 @@ async fn open(target: Target, budget: BudgetConfig) -> Result<Arc<dyn Ledger>> {
                 SqliteLedgerConfig
             )
         }
-        Kind::Postgres | Kind::Redis | Kind::Qdrant => {
-            Err(Error::new(ErrorKind::Unsupported, format!("`{}` keeps no ledger yet", target.kind.form()))
-                .with_operation(OPERATION))
+        Kind::Postgres => {
+            connect!(
+                "ledger-postgres",
+                target,
+                budget,
+                loomflow_ledger_postgres,
+                PostgresLedger,
+                PostgresLedgerConfig
+            )
+        }
+        Kind::Redis => {
+            connect!("ledger-redis", target, budget, loomflow_ledger_redis, RedisLedger, RedisLedgerConfig)
+        }
+        Kind::Qdrant => {
+            Err(Error::new(ErrorKind::Config, "`qdrant` keeps no ledger").with_operation(OPERATION))
         }
     }
 }

@@ -16,6 +16,8 @@
 //! |---|---|---|
 //! | `inmemory` | [`StandardBudget`](crate::local::StandardBudget): this process, until it ends | `local` (default) |
 //! | `sqlite:PATH` | one file on this machine | `ledger-sqlite` |
+//! | `postgres://USER:PASSWORD@HOST/DATABASE` | PostgreSQL; `postgresql://` is the same | `ledger-postgres` |
+//! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `ledger-redis` |
 //!
 //! A URL is a secret: it is wiped when it has been used, and no error repeats any of it. `@ / ? #` and blanks in a
 //! password are written percent-encoded (`%40 %2F %3F %23 %20`).
