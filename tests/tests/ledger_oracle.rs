@@ -6,6 +6,10 @@
 
 #[path = "ledger_oracle/in_process.rs"]
 mod in_process;
+#[path = "ledger_oracle/postgres.rs"]
+mod postgres;
+#[path = "ledger_oracle/redis.rs"]
+mod redis;
 #[path = "ledger_oracle/sqlite.rs"]
 mod sqlite;
 
