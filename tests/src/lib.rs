@@ -7,6 +7,7 @@ pub mod differential;
 mod docs;
 pub mod double;
 pub mod fixture;
+pub mod ledger_oracle;
 pub mod own;
 pub mod provider;
 #[cfg(feature = "stores")]
