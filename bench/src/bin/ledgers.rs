@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use loomflow_core::danger::assume_scope;
 use loomflow_core::{
-    BudgetConfig, Charge, Epoch, Error, ErrorKind, Hold, HoldKey, Identity, Ledger, Namespace, Reserve, Result, RunId,
-    Scope, Usage, UserId,
+    BudgetConfig, Charge, Epoch, Error, ErrorKind, Hold, HoldKey, Identity, Ledger, Namespace, Reserve,
+    Result, RunId, Scope, Usage, UserId,
 };
 
 /// Measures one ledger.
@@ -46,8 +46,8 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime
-        .map_err(|e| Error::new(ErrorKind::Internal, "the runtime cannot start").with_source(e))?;
+    let runtime =
+        runtime.map_err(|e| Error::new(ErrorKind::Internal, "the runtime cannot start").with_source(e))?;
     runtime.block_on(measure(args))
 }
 
@@ -60,7 +60,10 @@ async fn open(url: &str, budget: BudgetConfig) -> Result<Arc<dyn Ledger>> {
             let config = loomflow::ledger_postgres::PostgresLedgerConfig::new(url, budget);
             Ok(Arc::new(loomflow::ledger_postgres::PostgresLedger::connect(config).await?))
         }
-        _ => Err(Error::new(ErrorKind::Config, "no such ledger is compiled in; enable its feature, `ledger-…`")),
+        _ => Err(Error::new(
+            ErrorKind::Config,
+            "no such ledger is compiled in; enable its feature, `ledger-…`",
+        )),
     }
 }
 
@@ -74,8 +77,9 @@ async fn measure(args: &Args) -> Result<()> {
         .map(|caller| {
             let (ledger, namespace, users) = (ledger.clone(), namespace.clone(), args.users.max(1));
             tokio::spawn(async move {
-                let scopes: Vec<Scope> =
-                    (0..users).map(|n| scope(&namespace, &format!("user_{caller}_{n}"))).collect::<Result<_>>()?;
+                let scopes: Vec<Scope> = (0..users)
+                    .map(|n| scope(&namespace, &format!("user_{caller}_{n}")))
+                    .collect::<Result<_>>()?;
                 let mut took = Vec::new();
                 for scope in scopes.iter().cycle() {
                     if Instant::now() >= until {
@@ -90,7 +94,8 @@ async fn measure(args: &Args) -> Result<()> {
     let began = Instant::now();
     let mut took = Vec::new();
     for caller in callers {
-        let done = caller.await.map_err(|e| Error::new(ErrorKind::Internal, "a caller failed").with_source(e))?;
+        let done =
+            caller.await.map_err(|e| Error::new(ErrorKind::Internal, "a caller failed").with_source(e))?;
         took.extend(done?);
     }
     let seconds = began.elapsed().as_secs_f64();

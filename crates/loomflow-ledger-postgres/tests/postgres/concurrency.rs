@@ -33,7 +33,7 @@ async fn two_processes_on_one_cap_never_overspend() {
                 let user = ledger.usage(&scope).await.unwrap();
                 assert!(user.windows[0].used + user.windows[0].held <= 900, "{user:?}");
                 ledger.sent(&scope, got.id).await.unwrap();
-                let charge = if (n as u64 + step) % 3 == 0 { Charge::Refund } else { used(40) };
+                let charge = if (n as u64 + step).is_multiple_of(3) { Charge::Refund } else { used(40) };
                 spent.fetch_add(if charge == Charge::Refund { 0 } else { 40 }, Ordering::Relaxed);
                 assert!(!ledger.close(&scope, got.id, charge).await.unwrap().duplicate);
             }

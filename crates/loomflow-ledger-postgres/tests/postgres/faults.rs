@@ -53,10 +53,10 @@ async fn a_cut_anywhere_counts_once() {
     let alice = scope("alice");
     let (mut counted, mut unknown) = (0, 0);
     for n in 0..90_u64 {
-        let direction = if n % 2 == 0 { Direction::Requests } else { Direction::Replies };
+        let direction = if n.is_multiple_of(2) { Direction::Requests } else { Direction::Replies };
         let hold = hold(100);
         let at = n * 61 % 4_000;
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             proxy.cut_after(direction, at);
         }
         let id = reserved(&ledger, &alice, &hold).await;
@@ -187,7 +187,7 @@ async fn no_hold_outlives_its_lease() {
     for n in 0..30 {
         let scope = scope(&format!("user_{n}"));
         let id = held(&dies, &scope, &hold(10).with_lease(Duration::from_secs(1 + n % 5))).await.id;
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             dies.sent(&scope, id).await.unwrap();
         }
     }
