@@ -157,6 +157,11 @@ impl Reply {
         Ok(Self { more: more == 1, word: String::from_redis_value(word).map_err(|_| unreadable())?, parts })
     }
 
+    /// Whether nothing that anybody asked for was written.
+    pub(crate) fn is_look(&self) -> bool {
+        !matches!(&*self.word, "held" | "done" | "settled" | "known")
+    }
+
     pub(crate) fn number(&mut self) -> Result<u64> {
         match self.parts.next() {
             Some(Value::Int(n)) => u64::try_from(n).map_err(|_| unreadable()),
