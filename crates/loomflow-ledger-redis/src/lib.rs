@@ -4,6 +4,7 @@
 
 mod codec;
 mod config;
+mod disk;
 mod ledger;
 mod outage;
 mod rate_limit;
