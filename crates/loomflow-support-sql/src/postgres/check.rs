@@ -4,7 +4,7 @@ use loomflow_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::component::Component;
+use super::component::{Component, Policy};
 use super::failed;
 use super::settings::PgSettings;
 use crate::pending;
@@ -182,6 +182,8 @@ pub(super) async fn unbound(
     component: &Component,
 ) -> Result<Vec<Result<()>>> {
     let names: Vec<&str> = component.tables.iter().map(|t| t.name).collect();
+    let declared: Vec<(&str, &Policy)> =
+        component.tables.iter().flat_map(|t| t.policies.iter().map(|policy| (t.name, policy))).collect();
     let rows = sqlx::query(
         "SELECT t.name, c.oid IS NOT NULL AS there, \
            coalesce(c.relrowsecurity AND c.relforcerowsecurity, false) AS forced, \
@@ -190,7 +192,13 @@ pub(super) async fn unbound(
              AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) = $5 \
              AND pg_get_expr(p.polwithcheck, p.polrelid) = pg_get_expr(p.polqual, p.polrelid)) AS guarded, \
            EXISTS (SELECT FROM pg_policy p, unnest(p.polroles) r WHERE p.polrelid = c.oid AND p.polname <> $4 \
-             AND p.polpermissive AND (r = 0 OR pg_has_role($3, r, 'MEMBER'))) AS opened \
+             AND p.polpermissive AND (r = 0 OR pg_has_role($3, r, 'MEMBER')) \
+             AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::text[]) \
+               d(on_table, name, letter, finds, writes) WHERE d.on_table = t.name AND d.name = p.polname \
+               AND d.letter = p.polcmd::text AND d.finds IS NOT DISTINCT FROM pg_get_expr(p.polqual, p.polrelid) \
+               AND d.writes IS NOT DISTINCT FROM pg_get_expr(p.polwithcheck, p.polrelid))) AS opened, \
+           (SELECT count(*) FROM unnest($6::text[], $7::text[]) d(on_table, name) WHERE d.on_table = t.name \
+             AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = d.name)) > 0 AS closed \
          FROM unnest($2::text[]) t(name) LEFT JOIN pg_namespace n ON n.nspname = $1 \
          LEFT JOIN pg_class c ON c.relname = t.name AND c.relnamespace = n.oid",
     )
@@ -199,6 +207,11 @@ pub(super) async fn unbound(
     .bind(&settings.role)
     .bind(POLICY)
     .bind(OWN)
+    .bind(declared.iter().map(|(table, _)| *table).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.name).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.letter()).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.finds).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.writes).collect::<Vec<_>>())
     .fetch_all(conn)
     .await
     .map_err(failed("connect"))?;
@@ -225,7 +238,12 @@ pub(super) async fn unbound(
                     "the policy `{POLICY}` of {table} is missing or was changed: run the migration again as its owner"
                 )
             } else if is("opened")? {
-                format!("{table} has another policy that shows rows to `{role}`: drop it")
+                format!(
+                    "{table} has another policy that shows rows to `{role}`, or one that was changed: drop it, and run the \
+                     migration again as its owner"
+                )
+            } else if is("closed")? {
+                format!("a policy of {table} is missing: run the migration again as its owner")
             } else {
                 return Ok(Ok(()));
             };

@@ -38,7 +38,7 @@ impl Component {
 }
 
 /// A table of tenants' rows. Its column `partition` holds [`Owner::partition`](loomflow_core::Owner::partition), and
-/// row-level security shows a transaction the rows of its own partition alone.
+/// row-level security shows a transaction the rows of its own partition alone, and those that a [`Policy`] opens.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Table {
@@ -46,12 +46,85 @@ pub struct Table {
     pub name: &'static str,
     /// What the application may do with it: `SELECT, INSERT`, ...
     pub privileges: &'static str,
+    /// What else row-level security lets through.
+    pub policies: &'static [Policy],
 }
 
 impl Table {
     /// A table of which the application has these privileges.
     #[must_use]
     pub const fn new(name: &'static str, privileges: &'static str) -> Self {
-        Self { name, privileges }
+        Self { name, privileges, policies: &[] }
+    }
+
+    /// Opens rows of other partitions.
+    #[must_use]
+    pub const fn with_policies(mut self, policies: &'static [Policy]) -> Self {
+        self.policies = policies;
+        self
+    }
+}
+
+/// The partition that a transaction named, as an expression of PostgreSQL, just as the server writes it back. It equals
+/// nothing where none was named.
+#[macro_export]
+macro_rules! own_partition {
+    () => {
+        "decode(current_setting('loomflow.partition'::text, true), 'hex'::text)"
+    };
+}
+
+/// Rows of other partitions that a transaction sees or writes: for what one tenant may decide about another's.
+///
+/// The expressions are written as the server writes them back (`pg_get_expr`): connecting compares them, and refuses a
+/// table whose policies say a word more.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Its name.
+    pub name: &'static str,
+    /// For which command: `SELECT`, `UPDATE` or `DELETE`.
+    pub command: &'static str,
+    /// Which rows are found.
+    pub finds: &'static str,
+    /// Which rows may be written; `None` for a command that writes none.
+    pub writes: Option<&'static str>,
+}
+
+impl Policy {
+    /// Lets a transaction see the rows for which `finds` holds.
+    #[must_use]
+    pub const fn select(name: &'static str, finds: &'static str) -> Self {
+        Self { name, command: "SELECT", finds, writes: None }
+    }
+
+    /// Lets a transaction change the rows for which `finds` holds into rows for which `writes` holds.
+    #[must_use]
+    pub const fn update(name: &'static str, finds: &'static str, writes: &'static str) -> Self {
+        Self { name, command: "UPDATE", finds, writes: Some(writes) }
+    }
+
+    /// Lets a transaction delete the rows for which `finds` holds.
+    #[must_use]
+    pub const fn delete(name: &'static str, finds: &'static str) -> Self {
+        Self { name, command: "DELETE", finds, writes: None }
+    }
+
+    /// As it is found in the catalogue: `r`, `w` or `d`.
+    pub(super) fn letter(&self) -> &'static str {
+        match self.command {
+            "SELECT" => "r",
+            "UPDATE" => "w",
+            _ => "d",
+        }
+    }
+
+    pub(super) fn create(&self, table: &str) -> String {
+        let Self { name, command, finds, writes } = self;
+        let check = writes.map(|writes| format!(" WITH CHECK {writes}")).unwrap_or_default();
+        format!(
+            "DROP POLICY IF EXISTS {name} ON \"{table}\"; \
+             CREATE POLICY {name} ON \"{table}\" FOR {command} USING {finds}{check};"
+        )
     }
 }

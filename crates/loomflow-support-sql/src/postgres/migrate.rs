@@ -98,11 +98,12 @@ fn foundations(settings: &PgSettings, component: &Component) -> String {
 ///
 /// A transaction that names no partition sees nothing: the setting is then absent or empty, and equal to no partition.
 fn secured(table: &Table, role: &str) -> String {
-    let Table { name, privileges } = table;
+    let Table { name, privileges, policies } = table;
+    let opened: String = policies.iter().map(|policy| policy.create(name)).collect();
     format!(
         "ALTER TABLE \"{name}\" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
          DROP POLICY IF EXISTS {POLICY} ON \"{name}\";
-         CREATE POLICY {POLICY} ON \"{name}\" USING ({OWN}) WITH CHECK ({OWN});
+         CREATE POLICY {POLICY} ON \"{name}\" USING ({OWN}) WITH CHECK ({OWN}); {opened}
          REVOKE ALL ON \"{name}\" FROM PUBLIC, \"{role}\";
          GRANT {privileges} ON \"{name}\" TO \"{role}\";"
     )

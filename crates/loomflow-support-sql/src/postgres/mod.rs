@@ -11,7 +11,7 @@ mod pool;
 mod settings;
 mod transaction;
 
-pub use component::{Component, Table};
+pub use component::{Component, Policy, Table};
 pub use migrate::migrate;
 pub use pool::{Pool, connect_as_owner};
 pub use settings::PgSettings;
