@@ -29,7 +29,7 @@ const MIGRATIONS: [Migration; 1] =
     [Migration::new(1, "limits", include_str!("../migrations/rate_limit_0001.sql"))];
 
 const TABLES: [Table; 2] = [
-    Table::new("rate_limits", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
+    Table::new("rate_limits", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
     Table::new("rate_limit_totals", "SELECT, INSERT, UPDATE").with_rows(NAMESPACE),
 ];
 
