@@ -9,5 +9,7 @@ pub mod double;
 pub mod fixture;
 pub mod own;
 pub mod provider;
+#[cfg(feature = "stores")]
+pub mod schedules;
 pub mod services;
 pub mod worker;

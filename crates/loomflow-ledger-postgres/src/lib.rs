@@ -3,10 +3,18 @@
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
 
+mod accounts;
+mod batch;
 mod config;
+mod lane;
 mod ledger;
+mod query;
 mod rate_limit;
+mod rows;
 mod schema;
+mod store;
+mod sweep;
+mod user;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]

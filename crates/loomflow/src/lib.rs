@@ -12,8 +12,10 @@
 //! | `local` (default) | [`local`]: in-process implementations of every trait |
 //! | `macros` (default) | [`tool`](macro@tool): an async fn becomes a tool; [`schemars`] and [`serde`], which the types of its arguments derive from |
 //! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
+//! | `tiktoken` | `openai`, and [`openai`]'s `TiktokenTokens`: prompts counted with a model's own vocabulary |
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
+//! | `ledger-redis` | [`ledger_redis`]: the quota ledger on Redis |
 //! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
@@ -41,6 +43,9 @@ pub use loomflow_support_tool::{schemars, serde};
 
 #[cfg(feature = "ledger-postgres")]
 pub use loomflow_ledger_postgres as ledger_postgres;
+#[cfg(feature = "ledger-redis")]
+pub use loomflow_ledger_redis as ledger_redis;
+
 #[cfg(feature = "memory-postgres")]
 pub use loomflow_memory_postgres as memory_postgres;
 #[cfg(feature = "memory-qdrant")]
@@ -87,6 +92,9 @@ pub mod prelude {
 
     #[cfg(feature = "cohere")]
     pub use loomflow_model_cohere::CohereEmbedder;
+
+    #[cfg(feature = "ledger-redis")]
+    pub use loomflow_ledger_redis::{RedisLedger, RedisLedgerConfig};
 
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};

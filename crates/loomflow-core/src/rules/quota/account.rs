@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::amounts::{Amounts, Totals};
 use super::books::Books;
-use super::bounds::{Ask, Bounds};
+use super::bounds::Bounds;
 use super::cell::Cell;
 use super::period::Periods;
 use crate::clock::Timestamp;
@@ -156,7 +156,7 @@ impl Account {
         let ask = books.ask(hold)?;
         self.expire(books, now, global);
         if let Some((id, open)) = self.holds.iter().find(|(_, r)| r.is_open() && r.key == hold.key) {
-            if open.terms != terms(&ask) {
+            if open.terms != ask.terms() {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "a hold of this key is open already, for other amounts or at another price",
@@ -173,7 +173,7 @@ impl Account {
         let expires = now.saturating_add(hold.lease);
         let life = (!books.run.is_empty())
             .then(|| self.runs.entry(hold.key.run).or_insert_with(|| RunCell::new(id, Cell::default())).life);
-        let record = HoldRecord::new(hold.key, HoldState::Held, terms(&ask), amounts, expires, window)
+        let record = HoldRecord::new(hold.key, HoldState::Held, ask.terms(), amounts, expires, window)
             .with_counters(!books.global.is_empty(), life);
         let mut warnings = Vec::new();
         self.everywhere(books, global, &record, Some(&mut warnings), |cell, _, _| cell.hold(&amounts));
@@ -431,19 +431,6 @@ impl Account {
             on(&mut run.cell, &books.run, &RUN, false);
         }
     }
-}
-
-/// What was asked for, as a digest.
-fn terms(ask: &Ask) -> Digest {
-    let mut numbers = vec![ask.input, ask.output, ask.wall, ask.min_output, ask.min_wall];
-    if let Some(price) = ask.price {
-        numbers.extend([price.input, price.cached_input, price.cache_write, price.output]);
-        if let Some(tier) = price.long_prompt {
-            numbers.extend([tier.above, tier.input, tier.cached_input, tier.cache_write, tier.output]);
-        }
-    }
-    let bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
-    Digest::of(&[&bytes])
 }
 
 fn granted(id: HoldId, record: &HoldRecord, warnings: Vec<Warning>) -> Reserve {
