@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "stores")]
+pub mod chaos;
 pub mod differential;
 mod docs;
 pub mod double;
