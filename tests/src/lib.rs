@@ -9,7 +9,11 @@ pub mod differential;
 mod docs;
 pub mod double;
 pub mod fixture;
+#[cfg(feature = "stores")]
+pub mod killing;
 pub mod own;
+#[cfg(feature = "stores")]
+pub mod place;
 pub mod provider;
 pub mod services;
 pub mod worker;

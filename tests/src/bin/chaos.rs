@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use loomflow_tests::chaos::{self, Failed, Kind, Options, Report};
+use loomflow_tests::chaos::{self, Failed, Kind, Memory, Options, Report};
 use parking_lot::Mutex;
 
 /// Kills, cuts and turns back the clocks of processes that share a store, and judges what is left.
@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// A store: `ledger:` and one of inmemory, sqlite, postgres, redis. All of them when there is none.
+    /// A store: `ledger:` with inmemory, sqlite, postgres or redis, or `memory:` with sqlite, postgres, redis or qdrant. Every
+    /// store when there is none.
     #[arg(long)]
     store: Vec<String>,
     /// How long things go wrong, for each store.
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
 
 /// Returns the number of findings.
 fn drive(args: &Args) -> Result<u64, Failed> {
-    let kinds = kinds(&args.store).map_err(Failed::from)?;
+    let stores = stores(&args.store)?;
     let program = std::env::current_exe()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let options = Options::new(args.processes, args.turns)
@@ -77,16 +78,25 @@ fn drive(args: &Args) -> Result<u64, Failed> {
         .with_seed(args.seed)
         .with_fault(args.fault.clone());
     let mut reports: Vec<Report> = Vec::new();
-    for kind in kinds {
-        let told = Mutex::new(Instant::now());
-        let say = |line: &str| {
-            let mut last = told.lock();
-            if last.elapsed() >= Duration::from_secs(3) {
-                *last = Instant::now();
-                eprintln!("  ledger:{kind}: {line}");
+    for store in stores {
+        let report = match store {
+            Store::Memory(kind) => {
+                let worker = program.with_file_name(format!("memory_worker{}", std::env::consts::EXE_SUFFIX));
+                eprintln!("  memory:{kind}: killing for {} s", args.seconds);
+                chaos::memory(kind, &worker, args.seconds)
+            }
+            Store::Ledger(kind) => {
+                let told = Mutex::new(Instant::now());
+                let say = |line: &str| {
+                    let mut last = told.lock();
+                    if last.elapsed() >= Duration::from_secs(3) {
+                        *last = Instant::now();
+                        eprintln!("  ledger:{kind}: {line}");
+                    }
+                };
+                runtime.block_on(chaos::ledger(kind, &program, &options, &say))?
             }
         };
-        let report = runtime.block_on(chaos::ledger(kind, &program, &options, &say))?;
         for told in &report.verdict.told {
             eprintln!("  {}: {told}", report.store);
         }
@@ -102,13 +112,21 @@ fn drive(args: &Args) -> Result<u64, Failed> {
     Ok(findings)
 }
 
-fn kinds(stores: &[String]) -> std::io::Result<Vec<Kind>> {
-    if stores.is_empty() {
-        return Ok(Kind::ALL.to_vec());
+#[derive(Clone, Copy, Debug)]
+enum Store {
+    Ledger(Kind),
+    Memory(Memory),
+}
+
+fn stores(names: &[String]) -> Result<Vec<Store>, Failed> {
+    if names.is_empty() {
+        let ledgers = Kind::ALL.into_iter().map(Store::Ledger);
+        return Ok(ledgers.chain(Memory::ALL.into_iter().map(Store::Memory)).collect());
     }
-    let one = |store: &String| {
-        let name = store.strip_prefix("ledger:").unwrap_or(store);
-        name.parse().map_err(std::io::Error::other)
+    let one = |name: &String| match name.split_once(':') {
+        Some(("ledger", kind)) => kind.parse().map(Store::Ledger),
+        Some(("memory", kind)) => kind.parse().map(Store::Memory),
+        _ => Err(format!("there is no store `{name}`; write `ledger:sqlite` or `memory:sqlite`, say")),
     };
-    stores.iter().map(one).collect()
+    names.iter().map(|name| one(name).map_err(Failed::new)).collect()
 }

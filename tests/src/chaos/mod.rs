@@ -6,6 +6,7 @@ mod children;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod judge;
+mod memory;
 mod provider;
 mod report;
 mod roles;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
 pub use judge::Verdict;
+pub use memory::{Memory, memory};
 pub use report::{Report, table};
 pub use roles::{provider, worker};
 pub use stores::Kind;
@@ -84,7 +86,8 @@ impl Options {
 pub struct Failed(String);
 
 impl Failed {
-    fn new(why: impl Into<String>) -> Self {
+    /// This is why.
+    pub fn new(why: impl Into<String>) -> Self {
         Self(why.into())
     }
 }

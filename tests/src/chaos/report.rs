@@ -8,6 +8,7 @@ use super::judge::Verdict;
 use super::provider::Seen;
 use super::sampler::Samples;
 use super::worker::Progress;
+use crate::killing::Toll;
 
 /// What happened, counted while it did.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +80,8 @@ pub struct Report {
     pub phantom_holds: u64,
     /// The sum of the rounds' caps, in tokens.
     pub cap_tokens: u64,
+    /// Writes to a memory that were acknowledged.
+    pub acknowledged: u64,
     /// What the three accounts came to.
     #[serde(flatten)]
     pub verdict: Verdict,
@@ -140,7 +143,21 @@ impl Report {
         self.overspend += round.overspend;
         self.phantom_holds += round.phantom_holds;
         self.cap_tokens += round.cap_tokens;
+        self.acknowledged += round.acknowledged;
         self.verdict.add(round.verdict);
+    }
+
+    /// What came of a memory.
+    pub(super) fn memory(&mut self, toll: Toll) {
+        self.rounds = toll.kills;
+        // The one that looks, and one for each kill.
+        self.processes = toll.kills + 1;
+        self.kills = toll.kills;
+        self.restarts = toll.restarts;
+        self.acknowledged = toll.acknowledged;
+        self.verdict.lost = toll.lost;
+        self.verdict.doubled = toll.doubled;
+        self.verdict.told.extend(toll.example);
     }
 
     /// How much was found that must not be.
@@ -162,7 +179,7 @@ pub fn table(reports: &[Report]) -> String {
     row("", &|r| r.store.clone());
     row("seconds", &|r| format!("{:.1}", r.seconds));
     type Count = fn(&Report) -> u64;
-    let counts: [(&str, Count); 25] = [
+    let counts: [(&str, Count); 26] = [
         ("rounds", |r| r.rounds),
         ("processes", |r| r.processes),
         ("kills", |r| r.kills),
@@ -182,6 +199,7 @@ pub fn table(reports: &[Report]) -> String {
         ("ledger, tokens", |r| r.verdict.ledger_tokens),
         ("invoice, tokens", |r| r.verdict.invoiced_tokens),
         ("reconciled, tokens", |r| r.verdict.reconciled_tokens),
+        ("writes acknowledged", |r| r.acknowledged),
         ("OVERSPEND", |r| r.overspend),
         ("PHANTOM HOLDS", |r| r.phantom_holds),
         ("LOST", |r| r.verdict.lost),
