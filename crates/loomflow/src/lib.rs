@@ -14,6 +14,7 @@
 //! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
+//! | `ledger-redis` | [`ledger_redis`]: the quota ledger on Redis |
 //! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
@@ -37,6 +38,9 @@ pub use loomflow_macros::tool;
 pub use loomflow_support_tool::__tool;
 #[cfg(feature = "macros")]
 pub use loomflow_support_tool::{schemars, serde};
+
+#[cfg(feature = "ledger-redis")]
+pub use loomflow_ledger_redis as ledger_redis;
 
 #[cfg(feature = "memory-postgres")]
 pub use loomflow_memory_postgres as memory_postgres;
@@ -84,6 +88,9 @@ pub mod prelude {
 
     #[cfg(feature = "cohere")]
     pub use loomflow_model_cohere::CohereEmbedder;
+
+    #[cfg(feature = "ledger-redis")]
+    pub use loomflow_ledger_redis::{RedisLedger, RedisLedgerConfig};
 
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};

@@ -141,7 +141,7 @@ mod tests {
     fn a_file_says_what_it_is_for() {
         assert_rules(&rules("crates/a/src/lib.rs", "fn a() {}\n"), &["header"]);
         assert_rules(&rules("crates/a/src/lib.rs", "//!\nfn a() {}\n"), &["header"]);
-        assert_rules(&rules("tests/ui/fail/a.rs", "fn main() {}\n"), &["header"]);
+        assert_rules(&rules("tests/misuse/ui/fail/a.rs", "fn main() {}\n"), &["header"]);
         assert_rules(&rules("crates/a/src/lib.rs", ""), &["header"]);
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::amounts::{Amounts, Totals};
 use super::books::Books;
-use super::bounds::{Ask, Bounds};
+use super::bounds::Bounds;
 use super::cell::Cell;
 use super::period::Periods;
 use crate::clock::Timestamp;
@@ -120,7 +120,7 @@ impl Account {
         let ask = books.ask(hold)?;
         self.expire(books, now, global);
         if let Some((id, open)) = self.holds.iter().find(|(_, r)| r.is_open() && r.key == hold.key) {
-            if open.terms != terms(&ask) {
+            if open.terms != ask.terms() {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "a hold of this key is open already, for other amounts or at another price",
@@ -135,7 +135,7 @@ impl Account {
             Err(refusal) => return Ok(Reserve::Refused(refusal)),
         };
         let expires = now.saturating_add(hold.lease);
-        let record = HoldRecord::new(hold.key, HoldState::Held, terms(&ask), amounts, expires, window);
+        let record = HoldRecord::new(hold.key, HoldState::Held, ask.terms(), amounts, expires, window);
         if !books.run.is_empty() {
             self.runs.entry(hold.key.run).or_default();
         }
@@ -192,8 +192,8 @@ impl Account {
         self.expire(books, now, global);
         let used = Totals::charged(charge);
         let Some(record) = self.holds.get(&id).cloned() else { return gone(drawn) };
-        let mut settled = Settled::default();
-        settled.excess_tokens = used.usage.total_tokens().saturating_sub(record.granted.tokens());
+        let excess_tokens = used.usage.total_tokens().saturating_sub(record.granted.tokens());
+        let mut settled = Settled { excess_tokens, ..Settled::default() };
         let estimated = matches!(charge, Charge::Used { estimated: true, .. });
         let window = match record.state {
             HoldState::Held | HoldState::Sent => {
@@ -209,9 +209,7 @@ impl Account {
                 record.window
             }
             HoldState::Estimated { expired: false, .. } => {
-                settled = Settled::default();
-                settled.duplicate = true;
-                return Ok(settled);
+                return Ok(Settled { duplicate: true, ..Settled::default() });
             }
         };
         self.leave(id, estimated.then_some(used), window);
@@ -238,8 +236,8 @@ impl Account {
             return Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet"));
         };
         let used = Totals::charged(&Charge::Used { usage: actual, estimated: false });
-        let mut settled = Settled::default();
-        settled.excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
+        let excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
+        let mut settled = Settled { excess_tokens, ..Settled::default() };
         self.enter(books, now, global);
         self.correct(books, global, &record, &charged, &used, &mut settled.warnings);
         self.leave(id, None, record.window);
@@ -395,19 +393,6 @@ impl Account {
     }
 }
 
-/// What was asked for, as a digest.
-fn terms(ask: &Ask) -> Digest {
-    let mut numbers = vec![ask.input, ask.output, ask.wall, ask.min_output, ask.min_wall];
-    if let Some(price) = ask.price {
-        numbers.extend([price.input, price.cached_input, price.cache_write, price.output]);
-        if let Some(tier) = price.long_prompt {
-            numbers.extend([tier.above, tier.input, tier.cached_input, tier.cache_write, tier.output]);
-        }
-    }
-    let bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
-    Digest::of(&[&bytes])
-}
-
 fn granted(id: HoldId, record: &HoldRecord, warnings: Vec<Warning>) -> Reserve {
     let wall = Duration::from_micros(record.granted.wall);
     Reserve::Held(Granted::new(id, record.granted.output, wall).with_warnings(warnings))
@@ -418,17 +403,16 @@ fn gone(drawn: bool) -> Result<Settled> {
     if !drawn {
         return Err(Error::new(ErrorKind::NotFound, "there is no such hold"));
     }
-    let mut settled = Settled::default();
-    settled.duplicate = true;
-    Ok(settled)
+    Ok(Settled { duplicate: true, ..Settled::default() })
 }
 
 fn report_of(cell: &Cell, bounds: &Bounds, books: &Books, now: Timestamp) -> UsageReport {
-    let mut report = UsageReport::default();
-    report.used = cell.used.usage;
-    report.held_tokens = cell.held.tokens();
-    report.estimated_tokens = cell.used.estimated;
-    report.wall_clock = Duration::from_micros(cell.used.wall);
-    report.windows = cell.lines(bounds, &books.periods, now);
-    report
+    UsageReport {
+        used: cell.used.usage,
+        held_tokens: cell.held.tokens(),
+        estimated_tokens: cell.used.estimated,
+        wall_clock: Duration::from_micros(cell.used.wall),
+        windows: cell.lines(bounds, &books.periods, now),
+        ..UsageReport::default()
+    }
 }

@@ -3,6 +3,7 @@
 use super::amounts::{Amounts, micros};
 use super::cell::Cell;
 use crate::ledger::{Cap, Caps, Entity, Hold};
+use crate::message::Digest;
 use crate::usage::Price;
 
 /// The order in which caps are checked and reported.
@@ -41,6 +42,11 @@ impl Bounds {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.limits.iter().all(Option::is_none)
+    }
+
+    /// Each cap that is set, in the order of [`CAPS`]: its limit, and where its warning is given.
+    pub fn caps(&self) -> impl Iterator<Item = (Cap, u64, u64)> {
+        self.each().map(|(i, cap, limit)| (cap, limit, self.lines[i]))
     }
 
     pub(super) fn each(&self) -> impl Iterator<Item = (usize, Cap, u64)> {
@@ -115,6 +121,20 @@ impl Ask {
             min_wall: micros(hold.min_wall_clock).min(wall),
             price: hold.price,
         }
+    }
+
+    /// What is asked for, as a digest: the same key again must ask for the same.
+    #[must_use]
+    pub fn terms(&self) -> Digest {
+        let mut numbers = vec![self.input, self.output, self.wall, self.min_output, self.min_wall];
+        if let Some(price) = self.price {
+            numbers.extend([price.input, price.cached_input, price.cache_write, price.output]);
+            if let Some(tier) = price.long_prompt {
+                numbers.extend([tier.above, tier.input, tier.cached_input, tier.cache_write, tier.output]);
+            }
+        }
+        let bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
+        Digest::of(&[&bytes])
     }
 
     /// What is set aside for that much output and wall clock.

@@ -40,6 +40,12 @@ impl Periods {
         self.window
     }
 
+    /// Microseconds of a slice of a rolling window, of an hour or of a day; 1 for windows of other kinds.
+    #[must_use]
+    pub fn size(&self) -> i64 {
+        self.size
+    }
+
     /// Whether usage leaves slice by slice.
     #[must_use]
     pub fn rolls(&self) -> bool {

@@ -4,7 +4,7 @@
 //! pins the error code, or the words where an error has no code (a macro's has none). `ui/pass/NAME.rs` differs from it in at most three lines and compiles as a module of this very
 //! test. So a case can fail neither for a stray reason nor because the right way is broken too.
 //!
-//! After a deliberate change: `TRYBUILD=overwrite cargo test -p loomflow-tests --test compile_fail`, then read the diff.
+//! After a deliberate change: `TRYBUILD=overwrite cargo test -p loomflow-misuse --test compile_fail`, then read the diff.
 
 #![forbid(unsafe_code)]
 

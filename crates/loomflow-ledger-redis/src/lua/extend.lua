@@ -1,0 +1,19 @@
+-- Moves the end of a lease.
+sweep()
+local id, lease = ARGV[7], tonumber(ARGV[8])
+local user, rec = hold_of(ARGV[6], id)
+local open = rec and is_open(rec)
+if open then
+  rec[9] = now + lease
+  put(user, 'h' .. id, cmsgpack.pack(rec))
+  if kind ~= 'l' then
+    for _, cell in ipairs({ user, rec[12] and all_users() or nil }) do
+      if lease > ends(cell.c[1]) - now + outlive then
+        cell.keep, cell.dirty = lease + outlive, true
+      end
+    end
+  end
+end
+save()
+if open then redis.call('ZADD', key('due'), text(rec[9]), ARGV[6] .. id) end
+return { 0, open and 'done' or 'gone' }

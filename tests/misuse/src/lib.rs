@@ -1,0 +1,3 @@
+//! What must not compile: the pairs are in `ui`, the test beside them.
+
+#![forbid(unsafe_code)]
