@@ -33,8 +33,6 @@ use tokio::sync::{mpsc, watch};
 
 /// The most words of a reply.
 const LONGEST: u64 = 8;
-/// The longest pause before a word, in milliseconds.
-const PAUSE: u64 = 6;
 /// Lines that may wait for a customer who reads slowly.
 const AHEAD: usize = 4_096;
 /// The word that tells the customer to go away.
@@ -50,6 +48,8 @@ pub(super) struct Manners {
     pub(super) gather: u64,
     /// ...or this much time has passed since the first.
     pub(super) patience: Duration,
+    /// The longest pause before a word.
+    pub(super) pause: Duration,
 }
 
 /// What the provider has seen so far.
@@ -158,8 +158,8 @@ impl Provider {
             Mood::Halt(words) => (words, String::new()),
         };
         for n in 0..words {
-            let pause = self.luck.lock().random_range(0..=PAUSE);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let part = self.luck.lock().random_range(0.0..=1.0);
+            tokio::time::sleep(self.manners.pause.mul_f64(part)).await;
             let last = n + 1 == words;
             let word = if last && matches!(mood, Mood::Halt(_)) { HALT } else { "word" };
             if replies.is_closed() {

@@ -86,6 +86,8 @@ impl Round<'_> {
             seed: self.seed,
             gather: self.options.turns * processes,
             patience: self.options.lease / 2,
+            // A call takes long enough to be killed in.
+            pause: (self.active / 32).clamp(Duration::from_millis(5), Duration::from_millis(250)),
         };
         let provider = ProviderProcess::start(self.program, &invoice, &manners)?;
         let strings = Arc::new(Strings::default());
@@ -161,8 +163,11 @@ impl Round<'_> {
                 continue;
             }
             if deck.is_empty() {
+                let first = crew.notes.len() as u64 == processes;
                 deck = self.deck();
                 deck.shuffle(&mut luck);
+                // The first thing that happens falls among everybody's calls.
+                deck.extend(first.then_some(Mishap::Kill));
             }
             let mishap = deck.pop().unwrap_or(Mishap::Clock);
             self.happens(mishap, &mut crew, &mut luck, tally).await?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use loomflow::ledger_redis::{RedisLedger, RedisLedgerConfig};
 use loomflow_conformance::doubles::{Direction, FaultyProxy};
 use loomflow_core::{BudgetConfig, Clock, Error, ErrorKind, Ledger, Result};
 use loomflow_local::StandardBudget;
@@ -64,6 +65,8 @@ impl FromStr for Kind {
 pub(super) async fn open(url: &str, config: BudgetConfig, clock: Arc<dyn Clock>) -> Result<Arc<dyn Ledger>> {
     match url.split(':').next() {
         Some("inmemory") => Ok(Arc::new(StandardBudget::new(config)?.with_clock(clock))),
+        // Its time is the server's.
+        Some("redis") => Ok(Arc::new(RedisLedger::connect(RedisLedgerConfig::new(url, config)).await?)),
         _ => Err(Error::new(ErrorKind::Config, "there is no such ledger")),
     }
 }
