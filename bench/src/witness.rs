@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Decision, Effect, Label, OutputSchema, Permissions, PermittedCall, Result, RunContext, Scope, Telemetry,
-    Tool, ToolCall, ToolOutcome, ToolSpec,
+    Decision, Effect, Judged, Label, OutputSchema, Permissions, PermittedCall, Result, RunContext, Scope,
+    Telemetry, Tool, ToolCall, ToolOutcome, ToolSpec,
 };
 use serde_json::{Value, json};
 
@@ -132,14 +132,18 @@ impl<P: Permissions> PolicyWitness<P> {
 #[deny(clippy::missing_trait_methods)]
 impl<P: Permissions> Permissions for PolicyWitness<P> {
     async fn check(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Decision> {
-        let decision = self.policy.check(ctx, call, effect).await?;
-        let counter = match &decision {
+        self.judge(ctx, call, effect).await.map(|judged| judged.decision)
+    }
+
+    async fn judge(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Judged> {
+        let judged = self.policy.judge(ctx, call, effect).await?;
+        let counter = match &judged.decision {
             Decision::Allow => &self.counts.allowed,
             Decision::Ask { .. } => &self.counts.asked,
             Decision::Deny { .. } => &self.counts.denied,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        Ok(decision)
+        Ok(judged)
     }
 
     fn version(&self) -> u64 {

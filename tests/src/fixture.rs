@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Action, AuditEntry, AuditQuery, Effect, Label, PermittedCall, RunContext, Scope, Telemetry, Tool,
-    ToolOutcome, ToolSpec, UserAgent, UserId,
+    Action, AuditEntry, AuditQuery, Clock, Effect, Label, PermittedCall, RunContext, Scope, Telemetry,
+    Timestamp, Tool, ToolOutcome, ToolSpec, UserAgent, UserId,
 };
 use parking_lot::Mutex;
 
@@ -87,6 +87,17 @@ impl Tool for FnTool {
 pub struct Counts(Mutex<Vec<(&'static str, u64, Vec<Label>)>>);
 
 impl Counts {
+    /// The sum of a metric where it has this label.
+    pub fn with(&self, metric: &str, label: Label) -> u64 {
+        let labelled = |labels: &[Label]| labels.contains(&label);
+        self.0
+            .lock()
+            .iter()
+            .filter(|(name, _, labels)| *name == metric && labelled(labels))
+            .map(|(_, by, _)| by)
+            .sum()
+    }
+
     /// The sum of a metric.
     pub fn total(&self, metric: &str) -> u64 {
         self.0.lock().iter().filter(|(name, ..)| *name == metric).map(|(_, by, _)| by).sum()
@@ -137,6 +148,38 @@ pub async fn assert_one_terminal_record_per_run(tenant: &UserAgent) {
             "{run} goes on after its end: {actions:?}"
         );
     }
+}
+
+/// A wall clock that goes with the runtime's own, so that a paused runtime pauses it, too.
+#[derive(Clone, Copy, Debug)]
+pub struct RuntimeClock(tokio::time::Instant);
+
+impl RuntimeClock {
+    /// A clock that starts now, in November 2026. Needs a runtime around it.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(1_795_000_000_000_000).saturating_add(self.0.elapsed())
+    }
+}
+
+/// Keeps panics whose words end with "on purpose" from being printed: a test that raises thousands would drown in them.
+pub fn quiet_on_purpose() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let words = panic.payload().downcast_ref::<&str>().copied().unwrap_or_default();
+            if !words.ends_with("on purpose") {
+                usual(panic);
+            }
+        }));
+    });
 }
 
 /// An `Arc` of a value, under a short name.

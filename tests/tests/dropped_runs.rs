@@ -54,6 +54,9 @@ impl Runtime for FarRuntime {
     async fn renew(&self, scope: &Scope, lease: &RunLease, lasting: Duration) -> Result<()> {
         self.0.renew(scope, lease, lasting).await
     }
+    async fn set_status(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
+        self.0.set_status(scope, lease, status).await
+    }
     async fn begin(&self, scope: &Scope, lease: &RunLease, step: &StepKey) -> Result<Recorded> {
         self.0.begin(scope, lease, step).await
     }

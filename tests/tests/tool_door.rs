@@ -12,7 +12,9 @@ use loomflow_core::{
     ErrorKind, EventKind, HasModel, Notified, Permissions, PreToolHook, Result, RunContext, RunStatus,
     ToolCall, ToolOutcome, ToolStatus,
 };
-use loomflow_local::{InMemoryApprovalStore, InMemoryAuditLog, StandardPermissions};
+use loomflow_local::{
+    InMemoryApprovalStore, InMemoryAuditLog, PerUserPermissions, Rule, StandardPermissions,
+};
 use loomflow_tests::double::{ModelDouble, Step, call, say};
 use loomflow_tests::fixture::{FnTool, actions, assert_one_terminal_record_per_run, entries, user};
 
@@ -29,21 +31,6 @@ fn paying() -> (AgentBuilder<HasModel>, Arc<AtomicU64>) {
         Ok(if answered { say("bye") } else { call("pay", "{\"cents\": 5}") })
     });
     (Agent::builder("x").model(model).tool(pay).audit_log(InMemoryAuditLog::new()), executed)
-}
-
-#[derive(Debug)]
-struct Always(Decision);
-#[async_trait]
-impl Permissions for Always {
-    async fn check(&self, _: &RunContext, _: &ToolCall, _: Effect) -> Result<Decision> {
-        Ok(self.0.clone())
-    }
-}
-#[async_trait]
-impl PreToolHook for Always {
-    async fn before_tool(&self, _: &RunContext, _: &ToolCall, _: Effect) -> Result<Decision> {
-        Ok(self.0.clone())
-    }
 }
 
 /// A policy or hook that goes wrong in one of the ways things go wrong.
@@ -101,44 +88,51 @@ async fn status_of_pay(agent: &Agent) -> ToolStatus {
     result.tool_calls[0].status
 }
 
-/// Every pair of hook and policy decisions, with and without somebody who approves: only what the lattice allows runs.
+/// What runs only because somebody switched the gates off says so in the log, with the reason they gave.
 #[tokio::test]
-async fn the_decision_lattice_holds_for_every_combination() {
-    let all =
-        [Decision::Allow, Decision::ask("hook or policy asks"), Decision::deny("hook or policy denies")];
-    for (i, hook) in all.iter().enumerate() {
-        for (j, policy) in all.iter().enumerate() {
-            for approve in [None, Some(true), Some(false)] {
-                let (builder, executed) = paying();
-                let mut builder =
-                    builder.permissions(Always(policy.clone())).before_tool(Always(hook.clone()));
-                if let Some(yes) = approve {
-                    builder = builder.approval_store(InMemoryApprovalStore::new()).approval_handler(handler(
-                        move |_| {
-                            let decision = if yes {
-                                ApprovalDecision::Approve
-                            } else {
-                                ApprovalDecision::Deny { reason: "no".into() }
-                            };
-                            Ok(Notified::Decided { decision, by: Some(user("boss")) })
-                        },
-                    ));
-                }
-                let status = status_of_pay(&builder.build().unwrap()).await;
-                let runs = match i.max(j) {
-                    0 => true,
-                    1 => approve == Some(true),
-                    _ => false,
-                };
-                assert_eq!(status == ToolStatus::Ok, runs, "{hook:?} {policy:?} {approve:?}");
-                assert_eq!(
-                    executed.load(Ordering::SeqCst),
-                    u64::from(runs),
-                    "{hook:?} {policy:?} {approve:?}"
-                );
-            }
-        }
+async fn a_call_that_bypass_alone_let_through_is_recorded_with_its_reason() {
+    let because = || StandardPermissions::bypass().with_reason("on call");
+    let by_rule = StandardPermissions::bypass().rule(Rule::allow("pay").because("small change")).unwrap();
+    let staff = PerUserPermissions::new(StandardPermissions::default()).policy(user("alice"), because());
+    let versions: [(_, &dyn Permissions, _, _); 4] = [
+        ("plain", &because(), Some("bypass"), "on call"),
+        ("by user", &staff, Some("bypass"), "on call"),
+        ("by rule", &by_rule, Some("rule"), "small change"),
+        ("silent", &StandardPermissions::bypass(), Some("bypass"), "no reason was given"),
+    ];
+    let expected: Vec<_> =
+        versions.iter().map(|(_, policy, ..)| format!("{:016x}", policy.version())).collect();
+    for (at, (name, _, mode, why)) in versions.into_iter().enumerate() {
+        let (builder, executed) = paying();
+        let builder = match name {
+            "plain" => builder.permissions(because()),
+            "by user" => builder.permissions(
+                PerUserPermissions::new(StandardPermissions::default()).policy(user("alice"), because()),
+            ),
+            "by rule" => builder.permissions(by_rule.clone()),
+            _ => builder.permissions(StandardPermissions::bypass()),
+        };
+        let agent = builder.build().unwrap();
+        assert_eq!(status_of_pay(&agent).await, ToolStatus::Ok);
+        assert_eq!(executed.load(Ordering::SeqCst), 1);
+        let log = entries(&agent.for_user(user("alice"))).await;
+        let decided: Vec<_> = log.iter().filter(|e| e.event.action == Action::PermissionDecision).collect();
+        assert_eq!(decided.len(), 1);
+        let payload: serde_json::Value = serde_json::from_str(decided[0].event.payload.get()).unwrap();
+        assert_eq!(payload["mode"].as_str(), mode, "{name}");
+        assert_eq!(payload["why"].as_str(), Some(why), "{name}");
+        assert_eq!(payload["policy_version"].as_str(), Some(&*expected[at]), "{name}");
     }
+    // What would have run anyhow did not need the bypass.
+    let look = FnTool::new("look", Effect::Read, |_, _| async { ToolOutcome::ok("seen") });
+    let model = ModelDouble::new(|_, n| Ok(if n == 0 { call("look", "{}") } else { say("bye") }));
+    let agent =
+        Agent::builder("x").model(model).tool(look).permissions(because()).audit_log(InMemoryAuditLog::new());
+    let tenant = agent.build().unwrap().for_user(user("alice"));
+    tenant.run("look").await.unwrap();
+    let log = entries(&tenant).await;
+    let decided = log.iter().find(|e| e.event.action == Action::PermissionDecision).unwrap();
+    assert!(!decided.event.payload.get().contains("bypass"), "{}", decided.event.payload.get());
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,35 +212,6 @@ async fn a_pending_request_is_decided_by_an_eligible_approver_and_by_nobody_else
     let log = entries(&alice).await;
     let granted = log.iter().find(|e| e.event.action == Action::ApprovalGranted).unwrap();
     assert!(granted.event.payload.get().contains("\"approver\":\"boss\""));
-}
-
-#[tokio::test]
-async fn edited_arguments_go_back_through_policy() {
-    #[derive(Debug)]
-    struct NeverMoreThanTen;
-    #[async_trait]
-    impl Permissions for NeverMoreThanTen {
-        async fn check(&self, _: &RunContext, call: &ToolCall, _: Effect) -> Result<Decision> {
-            let cents = call.parse_arguments()?["cents"].as_u64().unwrap_or(u64::MAX);
-            Ok(if cents > 10 { Decision::deny("too much") } else { Decision::ask("money") })
-        }
-    }
-    for (cents, status, executions) in [(7, ToolStatus::Ok, 1), (11, ToolStatus::Denied, 0)] {
-        let (builder, executed) = paying();
-        let agent = builder
-            .permissions(NeverMoreThanTen)
-            .approval_store(InMemoryApprovalStore::new())
-            .approval_handler(handler(move |_| {
-                let decision = ApprovalDecision::Edit { args: serde_json::json!({"cents": cents}) };
-                Ok(Notified::Decided { decision, by: Some(user("boss")) })
-            }))
-            .build()
-            .unwrap();
-        assert_eq!(status_of_pay(&agent).await, status, "{cents}");
-        assert_eq!(executed.load(Ordering::SeqCst), executions);
-        let log = entries(&agent.for_user(user("alice"))).await;
-        assert!(log.iter().any(|e| e.event.action == Action::ApprovalEdited));
-    }
 }
 
 #[tokio::test]

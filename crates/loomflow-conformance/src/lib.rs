@@ -98,6 +98,7 @@ pub mod memory;
 pub mod models;
 pub mod naughty;
 mod plant;
+pub mod rate_limit;
 pub mod runtime;
 pub mod tool_cache;
 

@@ -5,7 +5,9 @@
 
 mod reference;
 
-use loomflow_conformance::{Case, Verdict, approvals, audit, ledger, memory, models, runtime, tool_cache};
+use loomflow_conformance::{
+    Case, Verdict, approvals, audit, ledger, memory, models, rate_limit, runtime, tool_cache,
+};
 use reference::Bug::{self, *};
 
 /// The first case that finds the defect, an isolation case where one is asked for.
@@ -101,6 +103,26 @@ async fn the_cases_find_what_they_are_named_for() {
         (OtherNamespaceDecides, "an_approver_of_another_namespace_is_a_stranger"),
     ];
     must_find(approvals::cases(), reference::approvals::harness, &pairs).await;
+    let pairs = [
+        (EvictionRefills, "many_strangers_make_no_limit_fresh"),
+        (GlobalNotCounted, "the_global_limit_counts_everybody"),
+        (RefundAboveBurst, "no_limit_becomes_better_than_fresh"),
+        (BurstAndOne, "no_window_has_more_than_rate_and_burst"),
+        (RaceOnReserve, "fifty_at_once_admit_a_burst"),
+        (RaceOnReserve, "fifty_users_at_once_admit_a_global_burst"),
+        (HalfTaken, "all_is_taken_or_nothing"),
+        (HalfTaken, "all_or_nothing_at_once"),
+        (RefusedTakesGlobal, "a_user_who_is_refused_takes_nothing_of_the_global_limit"),
+        (RetryTooSoon, "a_refusal_says_exactly_when"),
+        (ShortestWait, "the_longest_wait_is_named"),
+        (LeaseNeverEnds, "what_was_taken_comes_back_at_the_rate"),
+        (ResetOnClockChange, "turning_the_clock_back_gives_nothing_and_locks_nobody_out"),
+        (ClockLocksOut, "turning_the_clock_back_gives_nothing_and_locks_nobody_out"),
+        (ExcessIsLost, "a_debt_is_waited_for"),
+        (NoNamespace, "namespaces_are_apart"),
+        (ForgetEverybody, "forgetting_one_leaves_the_other"),
+    ];
+    must_find(rate_limit::cases(), reference::rate_limit::harness, &pairs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,11 +218,65 @@ async fn every_ledger_mutant_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_rate_limit_mutant_is_found() {
+    hunt(
+        rate_limit::cases(),
+        reference::rate_limit::harness,
+        &[
+            BurstAndOne,
+            TooLargeWaits,
+            RetryTooSoon,
+            ShortestWait,
+            HalfTaken,
+            RefusedTakesGlobal,
+            RefundAboveBurst,
+            RefundIsCounted,
+            ExcessIsLost,
+            DebtUnbounded,
+            SettlesEverything,
+            GlobalNotSettled,
+            GlobalNotCounted,
+            RaceOnReserve,
+            LeaseNeverEnds,
+            ResetOnClockChange,
+            ClockLocksOut,
+        ],
+        &[
+            CaseFold,
+            PrefixMatch,
+            LikePattern,
+            Truncate,
+            NoDelimiter,
+            NoNamespace,
+            AnonymousIsAName,
+            NoFilter,
+            EvictionRefills,
+            ForgetResetsQuota,
+            ForgetEverybody,
+            ExportEverybody,
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_approvals_mutant_is_found() {
     hunt(
         approvals::cases(),
         reference::approvals::harness,
-        &[UsedTwice, DecidedTwice, ExpiryIgnored, BindingIgnored, VersionIgnored, RaceOnDecide],
+        &[
+            UsedTwice,
+            DecidedTwice,
+            ExpiryIgnored,
+            BindingIgnored,
+            VersionIgnored,
+            RaceOnDecide,
+            GrantWider,
+            GrantNeverEnds,
+            GrantsUnbounded,
+            RevokeKeeps,
+            ForgetKeepsGrants,
+        ],
         &[
             CaseFold,
             Truncate,
@@ -220,6 +296,10 @@ async fn every_approvals_mutant_is_found() {
             EpochShared,
             ForgetEverybody,
             ForgetTakesApprovers,
+            GrantByAnybody,
+            GrantsOfEverybody,
+            AnonymousIsRemembered,
+            StrangerRevokes,
         ],
     )
     .await;
@@ -237,7 +317,7 @@ async fn every_mutant_of_the_others_is_found() {
     )
     .await;
     let more = [EpochIgnored, EpochShared, KeysAreShared, ForeignClose];
-    let plain = [LeaseNeverEnds, RememberReplaces];
+    let plain = [LeaseNeverEnds, RememberReplaces, StatusIgnored];
     hunt(runtime::cases(), reference::others::journal, &plain, &[&partition[..], &more].concat()).await;
     let cache = [CaseFold, Truncate, NoNamespace, NoDelimiter, ForgetEverybody, EpochIgnored];
     hunt(tool_cache::cases(), reference::others::cache, &[], &cache).await;

@@ -5,8 +5,10 @@
 mod reference;
 
 use loomflow_conformance::ledger::Instance;
-use loomflow_conformance::{Verdict, approvals, audit, ledger, memory, models, runtime, tool_cache};
-use loomflow_core::BudgetConfig;
+use loomflow_conformance::{
+    Verdict, approvals, audit, ledger, memory, models, rate_limit, runtime, tool_cache,
+};
+use loomflow_core::{BudgetConfig, RateLimitConfig};
 use reference::Bug;
 
 async fn memory() -> memory::Harness {
@@ -33,6 +35,10 @@ async fn tool_cache() -> tool_cache::Harness {
     reference::others::cache(Bug::Clean)
 }
 
+async fn rate_limit(config: RateLimitConfig) -> rate_limit::Instance {
+    reference::rate_limit::open(Bug::Clean, config)
+}
+
 async fn models() -> models::Harness {
     reference::model_wire::harness(Bug::Clean)
 }
@@ -43,6 +49,7 @@ loomflow_conformance::approvals!(approvals);
 loomflow_conformance::audit!(audit);
 loomflow_conformance::runtime!(runtime);
 loomflow_conformance::tool_cache!(tool_cache);
+loomflow_conformance::rate_limit!(rate_limit);
 loomflow_conformance::models!(models);
 
 macro_rules! names {
@@ -59,6 +66,7 @@ fn the_tests_are_the_list() {
     assert_eq!(audit_cases::NAMES, names!(audit));
     assert_eq!(runtime_cases::NAMES, names!(runtime));
     assert_eq!(tool_cache_cases::NAMES, names!(tool_cache));
+    assert_eq!(rate_limit_cases::NAMES, names!(rate_limit));
     assert_eq!(models_cases::NAMES, names!(models));
 }
 
@@ -72,7 +80,7 @@ fn every_suite_has_isolation_cases_and_names_no_case_twice() {
             all.extend($suite::cases().iter().map(|case| (case.suite(), case.name())));
         )*};
     }
-    check!(memory ledger approvals audit runtime tool_cache models);
+    check!(memory ledger approvals audit runtime tool_cache rate_limit models);
     let count = all.len();
     all.sort_unstable();
     all.dedup();

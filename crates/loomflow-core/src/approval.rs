@@ -1,5 +1,7 @@
 //! Asking a person: an approval is single-use, bound to one call, and answered by somebody who may.
 
+mod grant;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,14 +13,16 @@ use crate::clock::Timestamp;
 use crate::context::RunContext;
 use crate::error::Result;
 use crate::identity::UserId;
-use crate::ids::{ApprovalId, RunId};
+use crate::ids::{ApprovalId, GrantId, RunId};
 use crate::message::Digest;
 use crate::scope::{Owned, Scope};
 use crate::tenant_data::TenantData;
 use crate::tool::Effect;
 
+pub use grant::{ApprovalGrant, ArgumentPattern, GrantTerms, MAX_FIXED_ARGUMENTS};
+
 /// A request for approval of one tool call.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ApprovalRequest {
     /// Its unguessable id.
@@ -35,6 +39,8 @@ pub struct ApprovalRequest {
     pub arguments: Arc<Value>,
     /// Binds the approval to run, call, tool, schema and canonical arguments.
     pub digest: Digest,
+    /// Identifies the tool as it was when it was asked for: [`ToolSpec::digest`](crate::ToolSpec::digest).
+    pub tool_digest: Digest,
     /// The version of the policy that asked.
     pub policy_version: u64,
     /// Why the policy asks.
@@ -67,6 +73,7 @@ impl ApprovalRequest {
             effect,
             arguments: Arc::new(Value::Object(serde_json::Map::new())),
             digest: binding,
+            tool_digest: Digest::of(&[]),
             policy_version: 0,
             why: "".into(),
             approvers: Arc::from([]),
@@ -106,6 +113,15 @@ pub enum ApprovalDecision {
     Edit {
         /// The arguments to execute: a JSON object.
         args: Value,
+    },
+    /// Run it as it is, and do not ask again for calls that the terms cover; see [`ApprovalGrant`].
+    ///
+    /// Every store refuses it with [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where the terms do not
+    /// cover the request itself, are over already, or where the requester is anonymous: that bucket is nobody in
+    /// particular. A handler that decides so names somebody who may.
+    ApproveAndRemember {
+        /// How far and how long.
+        grant: GrantTerms,
     },
 }
 
@@ -150,6 +166,8 @@ impl Approval {
 ///
 /// A scope here is either the requester's (create, consume, wait) or the decider's (list, get, decide). Somebody who is
 /// neither gets the same [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) as for an id that does not exist.
+///
+/// An erasure takes a user's requests, and each grant with the request it was given on.
 #[async_trait]
 pub trait ApprovalStore: TenantData {
     /// Stores a request of this scope's user.
@@ -169,6 +187,9 @@ pub trait ApprovalStore: TenantData {
     /// - The requester without `self_approval` is [`ErrorKind::Denied`](crate::ErrorKind::Denied).
     /// - A request that is decided, consumed or expired is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
     /// - Of two decisions at once, exactly one wins.
+    /// - [`ApprovalDecision::ApproveAndRemember`] makes the requester's grant together with the decision, or neither. A
+    ///   user who has as many live grants as the store keeps is [`ErrorKind::Capacity`](crate::ErrorKind::Capacity), and
+    ///   the request stays pending. [`rules::approvals`](crate::rules::approvals) says all of this as a function.
     async fn decide(
         &self,
         scope: &Scope,
@@ -198,6 +219,21 @@ pub trait ApprovalStore: TenantData {
         policy_version: u64,
         now: Timestamp,
     ) -> Result<(ApprovalDecision, Option<UserId>)>;
+
+    /// The scope's own live grants for a tool. What they cover, the caller looks at.
+    async fn remembered(
+        &self,
+        scope: &Scope,
+        tool: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Owned<ApprovalGrant>>>;
+
+    /// The live grants that the scope's user has or may revoke, oldest first. The owner is whom each is for.
+    async fn grants(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<ApprovalGrant>>>;
+
+    /// Takes a grant back: one of the scope's own, or one whose request the scope's user might have decided. Anybody
+    /// else's, and one that is not there, is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()>;
 
     /// Returns when one of the scope's own requests is no longer pending, or may be (a caller looks again). Safe to drop.
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()>;

@@ -14,7 +14,7 @@ use crate::identity::{SessionId, UserId};
 use crate::ids::RunId;
 use crate::memory::{MemoryStore, ScopedMemory};
 use crate::redact::{Redacted, Redactor};
-use crate::run::RunClock;
+use crate::run::{CallFrame, RunClock};
 use crate::scope::{Owned, Scope};
 use crate::secret::{Secret, SecretRef, Secrets};
 use crate::telemetry::{Label, Telemetry};
@@ -35,7 +35,11 @@ pub(crate) struct Services {
 ///
 /// Cheap to clone. Every handle it gives is scoped to the run's tenant, and no other scope can be made from it.
 #[derive(Clone)]
-pub struct RunContext(Arc<Inner>);
+pub struct RunContext {
+    inner: Arc<Inner>,
+    /// The tool call it was given to, if it was given to one.
+    call: Option<Arc<CallFrame>>,
+}
 
 struct Inner {
     services: Arc<Services>,
@@ -59,55 +63,68 @@ pub(crate) struct ContextParts {
 impl RunContext {
     pub(crate) fn new(parts: ContextParts) -> Self {
         let ContextParts { services, scope, run, session, clock, metadata } = parts;
-        Self(Arc::new(Inner { services, scope, run, session, clock, metadata }))
+        Self { inner: Arc::new(Inner { services, scope, run, session, clock, metadata }), call: None }
+    }
+
+    /// The context as one tool call is given it.
+    pub(crate) fn in_call(&self, call: Arc<CallFrame>) -> Self {
+        Self { inner: self.inner.clone(), call: Some(call) }
+    }
+
+    pub(crate) fn call(&self) -> Option<&Arc<CallFrame>> {
+        self.call.as_ref()
+    }
+
+    pub(crate) fn shared_metadata(&self) -> Arc<BTreeMap<String, String>> {
+        self.inner.metadata.clone()
     }
 
     /// The run's partition, to pass to a store of your own.
     #[must_use]
     pub fn scope(&self) -> &Scope {
-        &self.0.scope
+        &self.inner.scope
     }
 
     /// The tenant; `None` for the anonymous bucket.
     #[must_use]
     pub fn user_id(&self) -> Option<&UserId> {
-        self.0.scope.user_id()
+        self.inner.scope.user_id()
     }
 
     /// The run.
     #[must_use]
     pub fn run_id(&self) -> RunId {
-        self.0.run
+        self.inner.run
     }
 
     /// The conversation.
     #[must_use]
     pub fn session_id(&self) -> &SessionId {
-        &self.0.session
+        &self.inner.session
     }
 
     /// When the run must be over. It moves while the run waits for a person.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.0.clock.deadline()
+        self.inner.clock.deadline()
     }
 
     /// What the caller attached to the run. Informative only: it names nobody and grants nothing.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.0.metadata
+        &self.inner.metadata
     }
 
     /// Now, in UTC.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.0.services.clock.now()
+        self.inner.services.clock.now()
     }
 
     /// The tenant's memory.
     #[must_use]
     pub fn memory(&self) -> ScopedMemory {
-        ScopedMemory::within(self.0.services.clone(), self.0.scope.dup())
+        ScopedMemory::within(self.inner.services.clone(), self.inner.scope.dup())
     }
 
     /// Resolves a secret for this tenant, records that (by name) in the audit log, and teaches the redactor to find it.
@@ -116,8 +133,8 @@ impl RunContext {
     ///
     /// [`ErrorKind::NotFound`] when nobody has it; whatever the store or the audit log fails with.
     pub async fn secret(&self, name: &SecretRef) -> Result<Arc<Secret<String>>> {
-        let services = &self.0.services;
-        let secret = services.secrets.resolve(&self.0.scope, name).await?;
+        let services = &self.inner.services;
+        let secret = services.secrets.resolve(&self.inner.scope, name).await?;
         services.redactor.register(&secret);
         let payload = services.redactor.object().name("name", name.as_str()).finish();
         self.audit(Actor::System, Action::SecretResolved, payload).await?;
@@ -136,14 +153,14 @@ impl RunContext {
     where
         F: Future<Output = Result<String>> + Send,
     {
-        let services = &self.0.services;
-        match services.cache.get(&self.0.scope, key).await {
-            Ok(Some(hit)) => return open_owned(services, &self.0.scope, "tool_cache", hit).await,
+        let services = &self.inner.services;
+        match services.cache.get(&self.inner.scope, key).await {
+            Ok(Some(hit)) => return open_owned(services, &self.inner.scope, "tool_cache", hit).await,
             Ok(None) => {}
             Err(_) => self.count("loom.tool_cache.errors", 1, &[("operation", "get")]),
         }
         let value = make.await?;
-        if services.cache.put(&self.0.scope, key, &value).await.is_err() {
+        if services.cache.put(&self.inner.scope, key, &value).await.is_err() {
             self.count("loom.tool_cache.errors", 1, &[("operation", "put")]);
         }
         Ok(value)
@@ -152,27 +169,27 @@ impl RunContext {
     /// The redactor, to make a payload that a sink accepts.
     #[must_use]
     pub fn redactor(&self) -> &Redactor {
-        &self.0.services.redactor
+        &self.inner.services.redactor
     }
 
     pub(crate) fn services(&self) -> &Arc<Services> {
-        &self.0.services
+        &self.inner.services
     }
 
     pub(crate) fn count(&self, metric: &'static str, by: u64, labels: &[Label]) {
-        self.0.services.telemetry.count(&self.0.scope, metric, by, labels);
+        self.inner.services.telemetry.count(&self.inner.scope, metric, by, labels);
     }
 
     pub(crate) async fn audit(&self, actor: Actor, action: Action, payload: Redacted<String>) -> Result<()> {
-        let event =
-            AuditEvent::new(self.now(), actor, action, payload).in_run(self.0.session.clone(), self.0.run);
-        self.0.services.audit.append(&self.0.scope, event).await.map(drop)
+        let event = AuditEvent::new(self.now(), actor, action, payload)
+            .in_run(self.inner.session.clone(), self.inner.run);
+        self.inner.services.audit.append(&self.inner.scope, event).await.map(drop)
     }
 }
 
 impl fmt::Debug for RunContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RunContext({:?} {} {})", self.0.scope, self.0.run, self.0.session)
+        write!(f, "RunContext({:?} {} {})", self.inner.scope, self.inner.run, self.inner.session)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::ledger::Refusal;
+use crate::rate_limit::Limited;
 
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,7 +28,7 @@ pub enum ErrorKind {
     BudgetExceeded,
     /// Policy refused it.
     Denied,
-    /// A limit on rate or concurrency refused it.
+    /// A limit on rate or concurrency refused it: the provider's, or one of ours, which [`Error::limited`] then names.
     RateLimited,
     /// A bounded table is full, and nothing in it may be given away.
     Capacity,
@@ -109,6 +110,7 @@ struct Inner {
     retryable: bool,
     retry_after: Option<Duration>,
     refusal: Option<Box<Refusal>>,
+    limited: Option<Box<Limited>>,
     source: Option<Source>,
 }
 
@@ -124,6 +126,7 @@ impl Error {
             retryable: kind.retryable(),
             retry_after: None,
             refusal: None,
+            limited: None,
             source: None,
         }))
     }
@@ -156,6 +159,17 @@ impl Error {
         let kind = refusal.error_kind();
         let mut error = Self::new(kind, refusal.to_string());
         error.0.refusal = Some(Box::new(refusal));
+        error
+    }
+
+    /// A rate limit of ours let it not through. The error says when to try again, and is not retryable where the answer would
+    /// be the same for ever.
+    #[must_use]
+    pub fn over_limit(limited: Limited) -> Self {
+        let mut error = Self::new(limited.error_kind(), limited.to_string());
+        error.0.retryable = limited.retry_after.is_some();
+        error.0.retry_after = limited.retry_after;
+        error.0.limited = Some(Box::new(limited));
         error
     }
 
@@ -234,6 +248,12 @@ impl Error {
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         self.0.refusal.as_deref()
+    }
+
+    /// Which rate limit of ours let it not through, whose it is, and when to try again. `None` for a provider's.
+    #[must_use]
+    pub fn limited(&self) -> Option<&Limited> {
+        self.0.limited.as_deref()
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Event {
     pub seq: u64,
     /// When.
     pub at: Timestamp,
+    /// The run this is about, where that is not the stream's own but one that a tool of it delegated to, however deep below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub child_run_id: Option<RunId>,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
@@ -149,6 +152,18 @@ impl EventKind {
             Self::Cancelled {} => "cancelled",
             Self::TimedOut {} => "timed_out",
         }
+    }
+
+    /// Whether a delegated run says this on the stream of the run it was delegated from: whoever watches that one is asked, or
+    /// pays.
+    pub(crate) fn concerns_the_root(&self) -> bool {
+        matches!(
+            self,
+            Self::ApprovalRequested { .. }
+                | Self::ApprovalResolved { .. }
+                | Self::BudgetWarning(_)
+                | Self::BudgetExceeded(_)
+        )
     }
 
     /// The status this event ends a run with, if it ends it.

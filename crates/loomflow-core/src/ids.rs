@@ -102,6 +102,10 @@ random_id! {
     ApprovalId, "appr_"
 }
 random_id! {
+    /// An approval that is remembered. Its number is that of the request it was given on.
+    GrantId, "grant_"
+}
+random_id! {
     /// What a ledger keeps aside, named by the ledger that keeps it.
     HoldId, "hold_"
 }
@@ -146,6 +150,12 @@ impl HoldId {
     #[must_use]
     pub fn fresh() -> Self {
         Self(rand::random())
+    }
+}
+
+impl From<ApprovalId> for GrantId {
+    fn from(approval: ApprovalId) -> Self {
+        Self(approval.0)
     }
 }
 

@@ -32,6 +32,7 @@ mod message;
 mod model;
 mod outcome;
 mod permissions;
+mod rate_limit;
 mod redact;
 pub mod resilience;
 mod result;
@@ -47,11 +48,12 @@ mod tool;
 mod usage;
 
 pub use agent::{
-    Agent, AgentBuilder, EventStream, ForgetReceipt, HasModel, IntoShared, NoModel, Run, StreamRun,
-    UnlimitedLedger, UserAgent,
+    Agent, AgentBuilder, AgentTool, Delegation, EventStream, ForgetReceipt, HasModel, IntoShared, NoModel,
+    Run, StreamRun, UnlimitedLedger, UserAgent,
 };
 pub use approval::{
-    Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalHandler, ApprovalRequest, ApprovalState,
+    ApprovalStore, ArgumentPattern, GrantTerms, MAX_FIXED_ARGUMENTS, Notified,
 };
 pub use audit::{
     Action, Actor, AuditChain, AuditEntry, AuditEvent, AuditKey, AuditLine, AuditLog, AuditProblem,
@@ -64,7 +66,7 @@ pub use door::RetryPolicy;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use identity::{Identity, LEGACY_ANONYMOUS_SENTINEL, Namespace, SessionId, UserId};
-pub use ids::{ApprovalId, EpisodeId, FactId, HoldId, RunId};
+pub use ids::{ApprovalId, EpisodeId, FactId, GrantId, HoldId, RunId};
 pub use image::{Image, ImageSource};
 pub use ledger::{
     BudgetConfig, Cap, CapUsage, Caps, Charge, Entity, EstimatedCharge, Granted, Held, Hold, HoldKey, Ledger,
@@ -81,7 +83,11 @@ pub use model::{
     ModelRequest, ModelStream, StopReason, estimate_tokens,
 };
 pub use outcome::{IntoToolOutcome, Json};
-pub use permissions::{Decision, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
+pub use permissions::{Decision, Grounds, Judged, Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
+pub use rate_limit::{
+    Amounts, LimitReason, Limited, OnLimit, RateLimitConfig, RateLimiter, RateLimits, RateRules, Resource,
+    Taken, Tats,
+};
 pub use redact::{KeepAll, ObjectWriter, Redacted, Redactor, Scrub};
 pub use result::{RunResult, RunStatus, ToolCallReport, ToolStatus};
 pub use runtime::{Recorded, RunLease, RunOpening, RunRecord, Runtime, StepKey};

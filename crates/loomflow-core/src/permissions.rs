@@ -66,6 +66,50 @@ impl Decision {
     }
 }
 
+/// What a call was let through by, where that is worth a record of its own.
+///
+/// The audit log's `permission_decision` has it beside the decision: `"mode":"bypass","why":"on call"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Grounds {
+    /// What let it through, as a stable name: `bypass`, `rule`.
+    pub mode: &'static str,
+    /// Why that was set up so, in the words of who did.
+    pub why: Arc<str>,
+}
+
+impl Grounds {
+    /// Let through by `mode`, because of `why`.
+    #[must_use]
+    pub fn new(mode: &'static str, why: impl Into<Arc<str>>) -> Self {
+        Self { mode, why: why.into() }
+    }
+}
+
+/// A decision, and what an allow rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Judged {
+    /// The decision.
+    pub decision: Decision,
+    /// What an allow rests on; nothing where the policy's plain rule allowed it, and for an ask or a deny.
+    pub grounds: Option<Grounds>,
+}
+
+impl Judged {
+    /// An allow that rests on `grounds`.
+    #[must_use]
+    pub fn allowed_by(grounds: Grounds) -> Self {
+        Self { decision: Decision::Allow, grounds: Some(grounds) }
+    }
+}
+
+impl From<Decision> for Judged {
+    fn from(decision: Decision) -> Self {
+        Self { decision, grounds: None }
+    }
+}
+
 /// A policy. Asked for every call, and again when an approved call is dispatched.
 #[async_trait]
 pub trait Permissions: fmt::Debug + Send + Sync + 'static {
@@ -74,7 +118,15 @@ pub trait Permissions: fmt::Debug + Send + Sync + 'static {
     /// An error is an audited deny. A policy must not take its subject from the call's arguments: they are the model's.
     async fn check(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Decision>;
 
-    /// Changes whenever a decision could: an approval given under one version is not valid under another.
+    /// Decides like [`check`](Self::check), and says what an allow rests on. This is what the tool door asks, so that both
+    /// come from one look at a policy that may be exchanged at any time. A policy with nothing to add leaves it as it is;
+    /// a decorator passes it on.
+    async fn judge(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Judged> {
+        self.check(ctx, call, effect).await.map(Judged::from)
+    }
+
+    /// Changes whenever a decision could: an approval given under one version is not valid under another. All 64 bits count,
+    /// in every store.
     fn version(&self) -> u64 {
         0
     }

@@ -101,6 +101,47 @@ impl Redactor {
     pub fn register(&self, secret: &Arc<Secret<String>>) {
         self.0.register(secret);
     }
+
+    /// A redactor that takes out what either does.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            self.clone()
+        } else {
+            Self(Arc::new(Both(self.clone(), other.clone())))
+        }
+    }
+}
+
+/// One scrub after another.
+#[derive(Debug)]
+struct Both(Redactor, Redactor);
+
+impl Both {
+    fn each<'t>(
+        &self,
+        text: &'t str,
+        scrub: impl for<'a> Fn(&dyn Scrub, &'a str) -> Cow<'a, str>,
+    ) -> Cow<'t, str> {
+        match scrub(&*self.0.0, text) {
+            Cow::Borrowed(text) => scrub(&*self.1.0, text),
+            Cow::Owned(text) => Cow::Owned(scrub(&*self.1.0, &text).into_owned()),
+        }
+    }
+}
+
+impl Scrub for Both {
+    fn scrub<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.each(text, |scrub, text| scrub.scrub(text))
+    }
+
+    fn scrub_member<'t>(&self, key: &str, value: &'t str) -> Cow<'t, str> {
+        self.each(value, |scrub, text| scrub.scrub_member(key, text))
+    }
+
+    fn register(&self, secret: &Arc<Secret<String>>) {
+        self.0.register(secret);
+        self.1.register(secret);
+    }
 }
 
 /// Writes one JSON object, redacting each string before it is escaped, so that no escape can hide a secret.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::error::{Error, Result};
 use crate::identity::{SessionId, UserId};
 use crate::ids::RunId;
 use crate::ledger::Refusal;
@@ -39,6 +40,20 @@ impl RunStatus {
     #[must_use]
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::Running | Self::WaitingApproval | Self::OutcomeUnknown)
+    }
+
+    /// Refuses every status but those that an open run can have: running, and waiting for a person.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
+    pub fn check_open(self) -> Result<()> {
+        match self {
+            Self::Running | Self::WaitingApproval => Ok(()),
+            other => {
+                Err(Error::invalid_input(format!("an open run is not {}; close it instead", other.as_str())))
+            }
+        }
     }
 
     /// The status's stable name.

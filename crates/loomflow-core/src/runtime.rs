@@ -154,6 +154,14 @@ pub trait Runtime: TenantData {
     /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
     async fn renew(&self, scope: &Scope, lease: &RunLease, lasting: Duration) -> Result<()>;
 
+    /// Records whether an open run goes on or waits for a person: [`RunStatus::Running`] or
+    /// [`RunStatus::WaitingApproval`]. Opening it again makes it running.
+    ///
+    /// - Any other status is [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput): that is for
+    ///   [`Runtime::close`].
+    /// - A lease that was taken over is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
+    async fn set_status(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()>;
+
     /// Says what is known about a step and, when it is fresh, records that it is begun.
     ///
     /// - Another fingerprint than the recorded one is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict): the code

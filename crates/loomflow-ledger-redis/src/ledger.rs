@@ -253,18 +253,22 @@ impl RedisLedger {
         let (entity, cap) = (reply.entity()?, reply.cap()?);
         let [limit, used, held, needed] =
             [reply.number()?, reply.number()?, reply.number()?, reply.number()?];
-        let (now, front) = (reply.signed()?.ok_or_else(unreadable)?, reply.signed()?);
-        let resets = if entity == Entity::Run { None } else { self.resets_at(now, front) };
+        let (now, stands) = (reply.signed()?.ok_or_else(unreadable)?, reply.signed()?);
+        let resets = if entity == Entity::Run { None } else { self.resets_at(now, stands) };
         let refusal = Refusal::new(reason, entity, cap, self.shared.budget.window);
         Ok(refusal.with_numbers(limit, used, held, needed).with_reset(resets))
     }
 
-    fn resets_at(&self, now: i64, front: Option<i64>) -> Option<Timestamp> {
+    /// When a quota comes back: `stands` is the oldest slice of a rolling window, or the window the counter is in, which is
+    /// later than `now` when the clock was set back.
+    fn resets_at(&self, now: i64, stands: Option<i64>) -> Option<Timestamp> {
         let periods = &self.shared.books.periods;
+        let stands = stands?;
         if periods.rolls() {
-            return front.map(|slice| periods.leaves_at(slice));
+            return Some(periods.leaves_at(stands));
         }
-        periods.window().bounds(Timestamp::from_micros(now)).map(|(_, end)| end)
+        let present = Timestamp::from_micros(now).max(periods.starts_at(stands));
+        periods.window().bounds(present).map(|(_, end)| end)
     }
 
     /// What a counter says; `None` for one that never was, and the owner where a name is kept.
@@ -280,8 +284,8 @@ impl RedisLedger {
         args.text(whose);
         let mut reply =
             self.settled(operation, &scripts::USAGE, scope.owner(), &args, &["used", "nobody"]).await?;
-        let (now, front) = (reply.signed()?.ok_or_else(unreadable)?, reply.signed()?);
-        let resets = self.resets_at(now, front);
+        let (now, stands) = (reply.signed()?.ok_or_else(unreadable)?, reply.signed()?);
+        let resets = self.resets_at(now, stands);
         let counter = reply.counter()?;
         let mut report = UsageReport::default();
         report.used = counter.usage;

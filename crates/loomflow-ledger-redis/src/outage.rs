@@ -233,7 +233,7 @@ impl Outage {
         }
         let blank = |cell: &Cell| cell.used.is_zero() && cell.held == Default::default();
         state.accounts.retain(|_, account| {
-            account.runs.retain(|_, cell| !blank(cell));
+            account.runs.retain(|_, run| !blank(&run.cell));
             !(account.holds.is_empty() && blank(&account.user))
         });
         let State { epochs, accounts, .. } = state;

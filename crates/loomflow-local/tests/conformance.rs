@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use loomflow_conformance::doubles::ManualClock;
-use loomflow_conformance::{approvals, audit, ledger, memory, tool_cache};
-use loomflow_core::{BudgetConfig, Error, ErrorKind, Result, Timestamp};
+use loomflow_conformance::{approvals, audit, ledger, memory, rate_limit, tool_cache};
+use loomflow_core::{BudgetConfig, Error, ErrorKind, RateLimitConfig, Result, Timestamp};
 use loomflow_local::{
     InMemoryApprovalStore, InMemoryAuditLog, InMemoryMemory, MokaToolCache, PlantedRecord, StandardBudget,
+    StandardRateLimiter,
 };
 
 async fn fresh_memory() -> memory::Harness {
@@ -45,9 +46,24 @@ async fn fresh_audit() -> audit::Harness {
 async fn fresh_approvals() -> approvals::Harness {
     let store = Arc::new(InMemoryApprovalStore::new());
     approvals::Harness::new(store.clone()).with_plant(move |order| {
-        store.plant_for_conformance(order.scope.owner(), order.foreign, order.record);
+        let under = order.scope.owner();
+        match order.record {
+            approvals::Planted::Request(request) => {
+                store.plant_for_conformance(under, order.foreign, *request)
+            }
+            approvals::Planted::Grant(grant) => {
+                store.plant_grant_for_conformance(under, order.foreign, *grant)
+            }
+            other => panic!("the hook cannot plant {other:?}"),
+        }
         async { Ok(()) }
     })
+}
+
+async fn fresh_limiter(config: RateLimitConfig) -> rate_limit::Instance {
+    let clock = Arc::new(ManualClock::default());
+    let limiter = StandardRateLimiter::new(&config).expect("the suite's limits are valid");
+    rate_limit::Instance::new(Arc::new(limiter.with_clock(clock.clone()))).with_clock(clock)
 }
 
 async fn fresh_tool_cache() -> tool_cache::Harness {
@@ -59,6 +75,37 @@ loomflow_conformance::ledger!(fresh_ledger);
 loomflow_conformance::audit!(fresh_audit);
 loomflow_conformance::approvals!(fresh_approvals);
 loomflow_conformance::tool_cache!(fresh_tool_cache);
+loomflow_conformance::rate_limit!(fresh_limiter);
+
+mod limits_in_real_time {
+    //! The same limiter on the clock it has outside tests.
+
+    use loomflow_conformance::rate_limit::Instance;
+
+    async fn fresh(config: loomflow_core::RateLimitConfig) -> Instance {
+        let limiter =
+            loomflow_local::StandardRateLimiter::new(&config).expect("the suite's limits are valid");
+        Instance::new(std::sync::Arc::new(limiter))
+    }
+
+    loomflow_conformance::rate_limit!(fresh);
+}
+
+mod limits_by_stand_in {
+    //! The limiter that stands in for a shared one, in front of one that is there.
+
+    use std::sync::Arc;
+
+    use loomflow_conformance::rate_limit::Instance;
+    use loomflow_local::StandInRateLimiter;
+
+    async fn fresh(config: loomflow_core::RateLimitConfig) -> Instance {
+        let shared = loomflow_local::StandardRateLimiter::new(&config).expect("the suite's limits are valid");
+        Instance::new(Arc::new(StandInRateLimiter::new(Arc::new(shared), 3)))
+    }
+
+    loomflow_conformance::rate_limit!(fresh);
+}
 
 /// A harness of `runtime`. It is given no clock: leases end by monotonic time.
 fn runtime_harness(runtime: loomflow_local::InProcRuntime) -> loomflow_conformance::runtime::Harness {

@@ -2,7 +2,7 @@
 
 use loomflow_core::{ApprovalState, Erase, ErrorKind, Identity, Scope};
 
-use super::{Harness, approve, ask, binding};
+use super::{Harness, Planted, approve, ask, binding};
 use crate::Outcome::{self, Passed};
 use crate::fixture::{Must as _, World, again, at, canary, export, export_text, must_fail, named, user_id};
 use crate::naughty;
@@ -211,7 +211,7 @@ pub async fn a_foreign_request_is_withheld(h: &Harness) -> Outcome {
         };
         let tenant = world.user("user_1");
         let request = ask(&[]);
-        h.plant.plant(again(&tenant), foreign.clone(), request.clone()).await;
+        h.plant.plant(again(&tenant), foreign.clone(), Planted::Request(Box::new(request.clone()))).await;
         match h.store().get(&tenant, request.id, at(1)).await.and_then(|found| found.open(&tenant)) {
             Err(e) if matches!(e.kind(), ErrorKind::IsolationViolation | ErrorKind::NotFound) => {}
             Err(e) => panic!("get of a foreign request failed otherwise: {e}"),

@@ -1,5 +1,6 @@
 //! The suite of [`ApprovalStore`]: decided once, by somebody who may, and used once.
 
+pub mod grants;
 pub mod isolation;
 pub mod single_use;
 pub mod store;
@@ -8,8 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Effect,
-    Result, Scope, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore,
+    Digest, Effect, Result, Scope, Timestamp, UserId,
 };
 
 use crate::fixture::{Must as _, at, new_run, user_id};
@@ -20,7 +21,17 @@ use crate::{IntoHarness, Unavailable};
 #[derive(Clone)]
 pub struct Harness {
     store: Arc<dyn ApprovalStore>,
-    plant: PlantHook<ApprovalRequest>,
+    plant: PlantHook<Planted>,
+}
+
+/// What a plant hook is asked to write.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Planted {
+    /// A pending request.
+    Request(Box<ApprovalRequest>),
+    /// A live grant. There is no request of its number.
+    Grant(Box<ApprovalGrant>),
 }
 
 impl Harness {
@@ -30,11 +41,11 @@ impl Harness {
         Self { store, plant: PlantHook::none() }
     }
 
-    /// Says how to write a foreign pending request where a tenant's own query looks. Without it the suite fails.
+    /// Says how to write a foreign record where a tenant's own query looks. Without it the suite fails.
     #[must_use]
     pub fn with_plant<F, Fut>(mut self, plant: F) -> Self
     where
-        F: Fn(Plant<ApprovalRequest>) -> Fut + Send + Sync + 'static,
+        F: Fn(Plant<Planted>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
         self.plant = PlantHook::new(plant);
@@ -163,6 +174,12 @@ crate::case::suite! { $ approvals, approvals_cases, __loomflow_approvals_case,
         single_use::a_decision_is_bound_to_its_call_and_policy,
         single_use::of_concurrent_decisions_one_wins,
         single_use::of_concurrent_uses_one_wins,
+        grants::an_approval_that_is_remembered_makes_a_grant,
+        grants::a_grant_is_never_wider_than_it_says,
+        grants::only_the_decision_that_stands_makes_a_grant,
+        grants::a_grant_is_revoked_by_its_user_and_by_approvers,
+        grants::grants_are_bounded,
+        grants::grants_go_with_their_users_data,
     ],
     isolation: [
         isolation::a_stranger_sees_and_decides_nothing,
@@ -178,5 +195,9 @@ crate::case::suite! { $ approvals, approvals_cases, __loomflow_approvals_case,
         isolation::stale_requests_are_refused,
         isolation::two_erasures_never_share_an_epoch,
         isolation::a_foreign_request_is_withheld,
+        grants::nobody_remembers_for_themselves,
+        grants::nothing_is_remembered_for_anonymous,
+        grants::a_grant_is_for_one_user,
+        grants::a_foreign_grant_is_withheld,
     ],
 }

@@ -95,6 +95,32 @@ pub async fn a_former_holder_is_fenced_off(h: &Harness) -> Outcome {
     Passed
 }
 
+/// An open run can be recorded as waiting for a person, and as running again; it ends by closing alone.
+pub async fn a_waiting_run_says_so(h: &Harness) -> Outcome {
+    let alice = World::new().user("alice");
+    let run = new_run();
+    let former = h.runtime().open(&alice, opening(run, &session("s"), SHORT)).await.must("open");
+    let waits = RunStatus::WaitingApproval;
+    for status in [waits, RunStatus::Running, waits] {
+        h.runtime().set_status(&alice, &former, status).await.must("set_status");
+        let open = h.open_runs(&alice).await;
+        assert_eq!(open.iter().map(|run| run.status).collect::<Vec<_>>(), [status], "among the open runs");
+        let found = open_one(&alice, h.runtime().load(&alice, run).await.must("load"), "load");
+        assert_eq!(found.status, status, "the run by itself");
+    }
+    for status in [RunStatus::Completed, RunStatus::Cancelled, RunStatus::OutcomeUnknown] {
+        let set = h.runtime().set_status(&alice, &former, status).await;
+        must_fail(set, ErrorKind::InvalidInput, "an ending that is no close");
+    }
+    h.outlive().await;
+    let holder = h.runtime().open(&alice, opening(run, &session("s"), LONG)).await.must("take over");
+    assert_eq!(h.open_runs(&alice).await[0].status, RunStatus::Running, "whoever takes it over goes on");
+    let late = h.runtime().set_status(&alice, &former, waits).await;
+    must_fail(late, ErrorKind::Conflict, "set_status by a former holder");
+    h.runtime().set_status(&alice, &holder, waits).await.must("set_status by the present holder");
+    Passed
+}
+
 /// A lease that is renewed does not run out.
 pub async fn a_renewed_lease_stays(h: &Harness) -> Outcome {
     let alice = World::new().user("alice");

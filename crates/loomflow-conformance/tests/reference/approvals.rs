@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use loomflow_conformance::approvals::Harness;
+use loomflow_conformance::approvals::{Harness, Planted};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Digest, Epoch,
-    Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Owned, Owner, Result, Scope, TenantData,
-    Timestamp, UserId, export_from,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore,
+    ArgumentPattern, Digest, Epoch, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, GrantId,
+    Identity, Owned, Owner, Result, Scope, TenantData, Timestamp, UserId, export_from, rules,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -24,9 +24,17 @@ struct Row {
     state: ApprovalState,
 }
 
+#[derive(Clone, Debug)]
+struct Grant {
+    filed: String,
+    owner: Owner,
+    grant: ApprovalGrant,
+}
+
 #[derive(Debug, Default)]
 struct State {
     rows: Vec<Row>,
+    grants: Vec<Grant>,
     epochs: HashMap<String, Epoch>,
 }
 
@@ -44,8 +52,14 @@ pub(crate) fn harness(bug: Bug) -> Harness {
         let raw = raw.clone();
         async move {
             let filed = key(raw.bug, order.scope.owner());
-            let (owner, request) = (order.foreign, order.record);
-            raw.state.lock().unwrap().rows.push(Row { filed, owner, request, state: ApprovalState::Pending });
+            let (owner, mut state) = (order.foreign, raw.state.lock().unwrap());
+            match order.record {
+                Planted::Request(request) => {
+                    state.rows.push(Row { filed, owner, request: *request, state: ApprovalState::Pending });
+                }
+                Planted::Grant(grant) => state.grants.push(Grant { filed, owner, grant: *grant }),
+                other => panic!("the hook cannot plant {other:?}"),
+            }
             Ok(())
         }
     })
@@ -120,10 +134,84 @@ impl Approvals {
         if late || (row.state != ApprovalState::Pending && self.bug != Bug::DecidedTwice) {
             return Err(conflict());
         }
+        let decided = (row.owner.clone(), row.filed.clone(), row.request.clone());
+        let made = match &state {
+            ApprovalState::Decided { decision, by } => self.made(&decided, decision, by.as_ref(), now)?,
+            _ => None,
+        };
         row.state = state;
+        if let Some(grant) = made {
+            let own = |g: &Grant| g.filed == decided.1;
+            guard.grants.retain(|g| !own(g) || now < g.grant.expires_at);
+            if guard.grants.iter().filter(|g| own(g)).count() >= 20 && self.bug != Bug::GrantsUnbounded {
+                if let Some(row) = guard.rows.iter_mut().find(|row| row.request.id == id) {
+                    row.state = ApprovalState::Pending;
+                }
+                return Err(Error::new(ErrorKind::Capacity, "too many grants"));
+            }
+            guard.grants.push(Grant { filed: decided.1.clone(), owner: decided.0.clone(), grant });
+        }
         drop(guard);
         self.bell.notify_waiters();
         Ok(())
+    }
+}
+
+impl Approvals {
+    /// The grant that a decision makes. Everything here is written anew, so that it is not the rules that judge themselves.
+    fn made(
+        &self,
+        (owner, _, request): &(Owner, String, ApprovalRequest),
+        decision: &ApprovalDecision,
+        by: Option<&UserId>,
+        now: Timestamp,
+    ) -> Result<Option<ApprovalGrant>> {
+        let ApprovalDecision::ApproveAndRemember { grant } = decision else { return Ok(None) };
+        let bad = |why: &str| Error::invalid_input(why.to_owned());
+        if *owner.identity() == Identity::Anonymous && self.bug != Bug::AnonymousIsRemembered {
+            return Err(bad("anonymous"));
+        }
+        let own = by == owner.user_id();
+        let named =
+            by.is_some_and(|by| if own { request.self_approval } else { request.approvers.contains(by) });
+        if !named && self.bug != Bug::GrantByAnybody {
+            return Err(Error::new(ErrorKind::Denied, "in nobody's name"));
+        }
+        let args = &*request.arguments;
+        let fits = match &grant.arguments {
+            ArgumentPattern::Exactly { .. } => grant.arguments == ArgumentPattern::exactly(args),
+            ArgumentPattern::Fixed { values } => {
+                (1..=64).contains(&values.len()) && values.iter().all(|(p, v)| args.pointer(p) == Some(v))
+            }
+            ArgumentPattern::Any => true,
+            _ => false,
+        };
+        if (!fits && self.bug != Bug::GrantWider) || grant.expires_at <= now {
+            return Err(bad("terms"));
+        }
+        let by = by.cloned().unwrap_or_else(|| UserId::new("nobody").unwrap());
+        // The only way to a value of a type that others may extend.
+        let text = json!({
+            "id": GrantId::from(request.id), "tool": request.tool, "effect": request.effect,
+            "tool_digest": request.tool_digest, "arguments": grant.arguments,
+            "policy_version": request.policy_version, "by": by, "approvers": request.approvers,
+            "requested_at": request.requested_at, "granted_at": now, "expires_at": grant.expires_at,
+        });
+        Ok(Some(serde_json::from_value(text).unwrap()))
+    }
+
+    fn own_grant(&self, grant: &Grant, scope: &Scope) -> bool {
+        grant.filed == key(self.bug, scope.owner()) || self.bug == Bug::GrantsOfEverybody
+    }
+
+    fn show_grant(&self, grant: &Grant, scope: &Scope) -> Owned<ApprovalGrant> {
+        let argument = matches!(self.bug, Bug::OwnerFromArgument | Bug::GrantsOfEverybody);
+        let owner = if argument && self.own_grant(grant, scope) { scope.owner() } else { &grant.owner };
+        Owned::new(owner.clone(), grant.grant.clone())
+    }
+
+    fn live(&self, grant: &Grant, now: Timestamp) -> bool {
+        now < grant.grant.expires_at || self.bug == Bug::GrantNeverEnds
     }
 }
 
@@ -149,18 +237,27 @@ impl TenantData for Approvals {
                 items.push(Owned::new(owner, ExportItem::new("approval", data)));
             }
         }
+        for grant in state.grants.iter().filter(|g| g.filed == key(self.bug, scope.owner())) {
+            items.push(Owned::new(grant.owner.clone(), rules::approvals::export_grant(&grant.grant)));
+        }
         Ok(export_from(items))
     }
 
-    async fn forget(&self, scope: &Scope, _what: &Erase) -> Result<Erased> {
+    async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
         let mut state = self.state.lock().unwrap();
         newer(self.bug, scope, state.epochs.get(&key(self.bug, scope.owner())))?;
-        let before = state.rows.len();
+        let before = state.rows.len() + state.grants.len();
+        let goes = |asked: Timestamp| what.before.is_none_or(|before| asked < before);
         state.rows.retain(|row| {
             let approver = self.bug == Bug::ForgetTakesApprovers && self.may_decide(row, scope);
-            !(self.own(row, scope) || approver || self.bug == Bug::ForgetEverybody)
+            let own = self.own(row, scope) || approver || self.bug == Bug::ForgetEverybody;
+            !(own && goes(row.request.requested_at))
         });
-        let gone = before - state.rows.len();
+        if self.bug != Bug::ForgetKeepsGrants {
+            let mine = key(self.bug, scope.owner());
+            state.grants.retain(|g| g.filed != mine || !goes(g.grant.requested_at));
+        }
+        let gone = before - state.rows.len() - state.grants.len();
         let stored = state.epochs.entry(key(self.bug, scope.owner())).or_default();
         *stored = scope.epoch().max(*stored);
         Ok(Erased::new(self.store_name()).with_count("approval", gone as u64))
@@ -268,6 +365,42 @@ impl ApprovalStore for Approvals {
             row.state = ApprovalState::Consumed;
         }
         Ok(answer)
+    }
+
+    async fn remembered(
+        &self,
+        scope: &Scope,
+        tool: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Owned<ApprovalGrant>>> {
+        let state = self.state.lock().unwrap();
+        let fits = |g: &&Grant| self.own_grant(g, scope) && *g.grant.tool == *tool && self.live(g, now);
+        Ok(state.grants.iter().filter(fits).map(|g| self.show_grant(g, scope)).collect())
+    }
+
+    async fn grants(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<ApprovalGrant>>> {
+        let state = self.state.lock().unwrap();
+        let mut known: Vec<&Grant> = state
+            .grants
+            .iter()
+            .filter(|g| {
+                let listed = self.own_grant(g, scope) || g.grant.is_known_to(&g.owner, scope.owner());
+                listed && self.live(g, now)
+            })
+            .collect();
+        known.sort_by_key(|g| g.grant.granted_at);
+        Ok(known.into_iter().map(|g| self.show_grant(g, scope)).collect())
+    }
+
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+        let mut state = self.state.lock().unwrap();
+        let may =
+            |g: &Grant| g.grant.is_known_to(&g.owner, scope.owner()) || self.bug == Bug::StrangerRevokes;
+        let at = state.grants.iter().position(|g| g.grant.id == id && may(g)).ok_or_else(not_found)?;
+        if self.bug != Bug::RevokeKeeps {
+            state.grants.remove(at);
+        }
+        Ok(())
     }
 
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()> {

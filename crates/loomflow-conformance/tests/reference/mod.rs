@@ -10,6 +10,7 @@ pub(crate) mod memory;
 pub(crate) mod model;
 pub(crate) mod model_wire;
 pub(crate) mod others;
+pub(crate) mod rate_limit;
 
 use loomflow_core::{Epoch, Error, ErrorKind, Identity, Owner, Result, Scope};
 
@@ -82,6 +83,19 @@ pub(crate) enum Bug {
     RefundIsCounted,
     GlobalNotCounted,
     ResetOnClockChange,
+    // Rate limits.
+    EvictionRefills,
+    BurstAndOne,
+    TooLargeWaits,
+    RetryTooSoon,
+    ShortestWait,
+    HalfTaken,
+    RefusedTakesGlobal,
+    RefundAboveBurst,
+    DebtUnbounded,
+    SettlesEverything,
+    GlobalNotSettled,
+    ClockLocksOut,
     // Approvals.
     UsedTwice,
     DecidedTwice,
@@ -97,6 +111,17 @@ pub(crate) enum Bug {
     ListsEverybody,
     RaceOnDecide,
     ForgetTakesApprovers,
+    GrantWider,
+    GrantByAnybody,
+    GrantNeverEnds,
+    GrantsOfEverybody,
+    GrantsUnbounded,
+    AnonymousIsRemembered,
+    StrangerRevokes,
+    RevokeKeeps,
+    ForgetKeepsGrants,
+    // Runtime.
+    StatusIgnored,
     // Models.
     EofIsEnd,
     NoUsageIsZero,

@@ -233,6 +233,7 @@ impl Runtime for Journal {
         }
         if let Some(run) = runs.iter_mut().find(|r| r.run == opening.run && self.own(scope, r)) {
             run.until = now.saturating_add(opening.lease);
+            run.status = RunStatus::Running;
             run.fence += u64::from(self.bug != Bug::LeaseNeverEnds);
             return Ok(RunLease::new(run.run, run.fence));
         }
@@ -274,6 +275,16 @@ impl Runtime for Journal {
             let known = run.steps.entry(step.seq).or_insert((step.fingerprint, None));
             if known.1.is_none() || replaces {
                 known.1 = Some(outcome.into_inner());
+            }
+            Ok(())
+        })
+    }
+
+    async fn set_status(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
+        status.check_open()?;
+        self.with(scope, lease, |run| {
+            if self.bug != Bug::StatusIgnored {
+                run.status = status;
             }
             Ok(())
         })

@@ -12,13 +12,14 @@ use crate::cache::{NoCache, ToolCache};
 use crate::clock::{Clock, SystemClock};
 use crate::closer::Closer;
 use crate::context::Services;
-use crate::door::{RetryPolicy, ToolSet};
+use crate::door::{RateGate, RetryPolicy, ToolSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{Namespace, UserId};
 use crate::ledger::Ledger;
 use crate::memory::{MemoryStore, NoMemory};
 use crate::model::{Embedder, Model};
 use crate::permissions::{Permissions, PostToolHook, PreToolHook, ReadOnlyRuns};
+use crate::rate_limit::RateLimiter;
 use crate::redact::{KeepAll, Redactor, Scrub};
 use crate::run::Settings;
 use crate::runtime::Runtime;
@@ -45,6 +46,7 @@ pub struct AgentBuilder<M> {
     embedder: Option<Arc<dyn Embedder>>,
     memory: Option<Arc<dyn MemoryStore>>,
     ledger: Arc<dyn Ledger>,
+    rate: Option<Arc<RateGate>>,
     permissions: Arc<dyn Permissions>,
     pre_hooks: Vec<Arc<dyn PreToolHook>>,
     post_hooks: Vec<Arc<dyn PostToolHook>>,
@@ -72,6 +74,7 @@ impl AgentBuilder<NoModel> {
             embedder: None,
             memory: None,
             ledger: Arc::new(UnlimitedLedger),
+            rate: None,
             permissions: Arc::new(ReadOnlyRuns),
             pre_hooks: Vec::new(),
             post_hooks: Vec::new(),
@@ -110,6 +113,7 @@ impl AgentBuilder<NoModel> {
             embedder,
             memory,
             ledger,
+            rate: self.rate,
             permissions,
             pre_hooks: self.pre_hooks,
             post_hooks: self.post_hooks,
@@ -148,6 +152,8 @@ fn default_settings() -> Settings {
         retry: RetryPolicy::default(),
         audit_continues: false,
         session_lease: Duration::from_secs(30),
+        max_depth: 4,
+        max_children: 64,
     }
 }
 
@@ -216,6 +222,10 @@ impl<M> AgentBuilder<M> {
         recall_facts => recall_facts: usize;
         /// The latest messages that are never left out of the prompt (5).
         min_messages_to_keep => min_messages_to_keep: usize;
+        /// How deep a run may delegate: to children, to theirs, and so on (4). 0 lets no tool delegate.
+        max_delegation_depth => max_depth: u32;
+        /// How many runs a run may lead to by delegation, its children's children included (64).
+        max_delegations => max_children: u32;
         /// When and how often a failed model call is made again.
         retry => retry: RetryPolicy;
     }
@@ -235,6 +245,14 @@ impl<M> AgentBuilder<M> {
     /// Sets the memory; without one, every run stands alone.
     pub fn memory(mut self, memory: impl IntoShared<dyn MemoryStore>) -> Self {
         self.memory = Some(memory.into_shared());
+        self
+    }
+
+    /// Limits the rate of runs, model calls and tokens, of each user and of all together; without it nothing is limited.
+    ///
+    /// Who waits stands in this agent's own line: of two agents that share a limiter, neither keeps the other's order.
+    pub fn rate_limit(mut self, limiter: impl IntoShared<dyn RateLimiter>) -> Self {
+        self.rate = Some(Arc::new(RateGate::new(limiter.into_shared())));
         self
     }
 
@@ -350,6 +368,7 @@ impl AgentBuilder<HasModel> {
             embedder: self.embedder,
             services: Arc::new(services),
             ledger: self.ledger,
+            rate: self.rate,
             permissions: self.permissions,
             pre_hooks: self.pre_hooks,
             post_hooks: self.post_hooks,
@@ -359,7 +378,7 @@ impl AgentBuilder<HasModel> {
             tools,
             settings: self.settings,
             remembers,
-            closer: Closer::new(),
+            closer: Arc::new(Closer::new()),
             closed: AtomicBool::new(false),
         })))
     }

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use crate::agent::execute::input_of;
 use crate::agent::{Run, UserAgent};
-use crate::approval::{Approval, ApprovalDecision, ApprovalStore};
+use crate::approval::{Approval, ApprovalDecision, ApprovalGrant, ApprovalStore};
 use crate::audit::{Action, Actor, AuditEntry, AuditEvent, AuditQuery};
 use crate::clock::Timestamp;
 use crate::closer::Handoff;
 use crate::context::{open_all, open_owned};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{ApprovalId, RunId};
+use crate::ids::{ApprovalId, GrantId, RunId};
 use crate::ledger::UsageReport;
 use crate::memory::ScopedMemory;
 use crate::redact::Redacted;
@@ -176,6 +176,32 @@ impl UserAgent {
         let store = self.approval_store()?;
         let now = self.agent.services.clock.now();
         store.decide(&self.scope().await?, id, decision, now).await
+    }
+
+    /// The live grants that the tenant has or may revoke, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the approval store fails with; without one there are none.
+    pub async fn grants(&self) -> Result<Vec<ApprovalGrant>> {
+        let Some(store) = &self.agent.approvals.store else { return Ok(Vec::new()) };
+        let scope = self.scope().await?;
+        let found = store.grants(&scope, self.agent.services.clock.now()).await?;
+        let visible =
+            |grant: &crate::Owned<ApprovalGrant>| grant.peek().is_known_to(grant.owner(), scope.owner());
+        if found.iter().all(visible) {
+            return Ok(found.into_iter().map(crate::Owned::into_value).collect());
+        }
+        open_all(&self.agent.services, &scope, "approvals", found).await
+    }
+
+    /// Takes back a grant that the tenant has, or that they might have given.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a grant that is not there or not theirs to revoke.
+    pub async fn revoke(&self, id: GrantId) -> Result<()> {
+        self.approval_store()?.revoke(&self.scope().await?, id).await
     }
 
     /// The tenant's runs that are not ended, oldest first.

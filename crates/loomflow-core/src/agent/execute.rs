@@ -15,7 +15,7 @@ use crate::audit::{Action, Actor};
 use crate::clock::Timestamp;
 use crate::closer::{Handoff, Slot, Work};
 use crate::context::{ContextParts, RunContext};
-use crate::door::{embed, refused, set_aside};
+use crate::door::{admit_run, embed, refused, set_aside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
 use crate::identity::SessionId;
@@ -25,8 +25,9 @@ use crate::ledger::{Hold, Reserve};
 use crate::r#loop::{Outcome, Task, drive};
 use crate::memory::NewEpisode;
 use crate::model::EmbedPurpose;
+use crate::redact::Redacted;
 use crate::result::{RunResult, RunStatus};
-use crate::run::{Ending, Finisher, RunClock, RunState};
+use crate::run::{Ending, Finisher, Latch, RunClock, RunState};
 use crate::runtime::{RunLease, RunOpening, Runtime};
 use crate::schema::OutputSchema;
 use crate::scope::{Owner, Scope};
@@ -61,6 +62,10 @@ pub(crate) async fn execute(
     events: Option<mpsc::Sender<Event>>,
 ) -> Result<RunResult> {
     check(&agent, &asked)?;
+    if asked.resume.is_none() {
+        // A run that goes on after a crash was let in when it began.
+        admit_run(&agent, &owner).await?;
+    }
     let began = agent.services.clock.now();
     let beginning = begin(&agent, &owner, &asked, events, began);
     let Ok(begun) = tokio::time::timeout(agent.settings.run_timeout, beginning).await else {
@@ -68,6 +73,16 @@ pub(crate) async fn execute(
             .with_operation("begin"));
     };
     let (run, finisher) = begun?;
+    finish(run, finisher, asked, began).await
+}
+
+/// What comes after a run was let in, for one that was asked for and for one that was delegated to.
+pub(super) async fn finish(
+    run: Arc<RunState>,
+    finisher: Finisher,
+    asked: Asked,
+    began: Timestamp,
+) -> Result<RunResult> {
     let task = Task {
         input: asked.input,
         images: asked.images,
@@ -78,7 +93,7 @@ pub(crate) async fn execute(
     conclude(&run, finisher, began, ended).await
 }
 
-fn check(agent: &AgentInner, asked: &Asked) -> Result<()> {
+pub(super) fn check(agent: &AgentInner, asked: &Asked) -> Result<()> {
     if agent.closed.load(Ordering::Acquire) {
         return Err(Error::new(ErrorKind::Conflict, "the agent is shutting down and takes no new runs"));
     }
@@ -139,9 +154,10 @@ async fn begin(
         clock: clock.clone(),
         metadata: Arc::new(asked.metadata.clone()),
     });
-    let run = Arc::new(RunState::new(agent.clone(), ctx, clock, lease, events));
+    let latch = Latch::new(None);
+    let run = Arc::new(RunState::new(agent.clone(), ctx, clock, lease, events, &latch, None));
     // From here on the run exists: whatever happens to this future, the finisher ends it.
-    let finisher = Finisher::arm(run.clone(), slot);
+    let finisher = Finisher::arm(run.clone(), slot, latch);
     Ok((run, finisher))
 }
 
@@ -171,7 +187,7 @@ async fn open(runtime: Arc<dyn Runtime>, scope: Scope, opening: RunOpening, slot
     Opened { scope, slot, lease }
 }
 
-fn written_down(agent: &AgentInner, asked: &Asked) -> crate::Redacted<String> {
+fn written_down(agent: &AgentInner, asked: &Asked) -> Redacted<String> {
     agent.services.redactor.object().str("input", &asked.input).finish()
 }
 
@@ -187,7 +203,7 @@ async fn guarded_by_deadline(run: &Arc<RunState>, task: &Task, resumed: bool) ->
         Either::Right(((), work)) => {
             // Whatever the loop holds is settled before the terminal record: its drop comes first.
             drop(work);
-            settled(run).await;
+            run.settled(COMMIT_LIMIT).await;
             Err(Error::new(
                 ErrorKind::Timeout,
                 format!("the run took longer than {:?}", run.agent.settings.run_timeout),
@@ -197,27 +213,37 @@ async fn guarded_by_deadline(run: &Arc<RunState>, task: &Task, resumed: bool) ->
     }
 }
 
-/// Waits, for a while, until what the dropped loop left behind is settled and recorded, so that the run's record is the last
-/// one and says what was used.
-async fn settled(run: &RunState) {
-    let barrier = run.agent.closer.barrier(run.ctx.run_id().as_u128());
-    if tokio::time::timeout(COMMIT_LIMIT, barrier).await.is_err() {
-        run.ctx.count("loom.finish.errors", 1, &[("store", "closer")]);
-    }
-}
-
 async fn start(run: &Arc<RunState>, task: &Task, resumed: bool) -> Result<()> {
     let ctx = &run.ctx;
     let payload =
         ctx.redactor().object().name("agent", &run.agent.name).name("model", run.agent.model.name());
     let mut payload = payload.num("input_bytes", task.input.len() as u64);
+    if let Some(origin) = &run.origin {
+        payload = payload.show("parent_run_id", origin.parent.ctx.run_id());
+        payload = payload.str("parent_call_id", &origin.call.id);
+    }
     if resumed {
         payload = payload.bool("resumed", true);
     }
-    run.audit(Actor::User, Action::RunStarted, payload.finish()).await?;
+    record_start(run, payload.finish()).await?;
     let session_id = ctx.session_id().clone();
     run.emit(|| EventKind::Started { session_id }).await;
-    if run.agent.ledger.limits().wall_clock { Box::pin(hold_wall_clock(run)).await } else { Ok(()) }
+    // A child's time passes within the root's.
+    let holds = run.origin.is_none() && run.agent.ledger.limits().wall_clock;
+    if holds { Box::pin(hold_wall_clock(run)).await } else { Ok(()) }
+}
+
+/// Writes the record that begins a run. A caller who goes away in the middle leaves it to the closer, which then writes the
+/// one that ends it, too: a log has both or neither.
+async fn record_start(run: &Arc<RunState>, payload: Redacted<String>) -> Result<()> {
+    let (slot, recording) = (run.slot().await?, run.clone());
+    let actor = if run.origin.is_none() { Actor::User } else { Actor::Model };
+    let record = async move {
+        recording.audit(actor, Action::RunStarted, payload).await?;
+        recording.began.store(true, Ordering::Release);
+        Ok(())
+    };
+    Handoff::new(slot, Box::pin(record)).await
 }
 
 /// Sets the run's time aside. What is granted is the run's deadline.

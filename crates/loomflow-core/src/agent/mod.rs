@@ -2,9 +2,12 @@
 
 mod builder;
 mod data;
+mod delegate;
 mod execute;
+mod inherit;
 mod request;
 mod shared;
+mod tool;
 mod unlimited;
 
 use std::fmt;
@@ -14,14 +17,16 @@ use std::time::Duration;
 
 pub use builder::{AgentBuilder, HasModel, NoModel};
 pub use data::ForgetReceipt;
+pub use delegate::Delegation;
 pub use request::{EventStream, Run, StreamRun};
 pub use shared::IntoShared;
+pub use tool::AgentTool;
 pub use unlimited::UnlimitedLedger;
 
 use crate::approval::{ApprovalHandler, ApprovalStore};
 use crate::closer::Closer;
 use crate::context::Services;
-use crate::door::ToolSet;
+use crate::door::{RateGate, ToolSet};
 use crate::error::Result;
 use crate::identity::{Identity, Namespace, UserId};
 use crate::ledger::Ledger;
@@ -47,6 +52,8 @@ pub(crate) struct AgentInner {
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
     pub(crate) services: Arc<Services>,
     pub(crate) ledger: Arc<dyn Ledger>,
+    /// The limits on rate, and the line before them. Whoever is an agent's child stands in the same line.
+    pub(crate) rate: Option<Arc<RateGate>>,
     pub(crate) permissions: Arc<dyn Permissions>,
     pub(crate) pre_hooks: Vec<Arc<dyn PreToolHook>>,
     pub(crate) post_hooks: Vec<Arc<dyn PostToolHook>>,
@@ -57,12 +64,12 @@ pub(crate) struct AgentInner {
     pub(crate) settings: Settings,
     /// Whether there is a memory to write finished turns to.
     pub(crate) remembers: bool,
-    pub(crate) closer: Closer,
+    pub(crate) closer: Arc<Closer>,
     pub(crate) closed: AtomicBool,
 }
 
 /// Whom to ask, and how.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Approvals {
     pub(crate) store: Option<Arc<dyn ApprovalStore>>,
     pub(crate) handler: Option<Arc<dyn ApprovalHandler>>,
@@ -183,6 +190,9 @@ impl AgentInner {
             all.push(&**runtime);
         }
         all.push(&*self.ledger);
+        if let Some(rate) = &self.rate {
+            all.push(rate.limiter());
+        }
         all.push(&*self.services.audit);
         all
     }

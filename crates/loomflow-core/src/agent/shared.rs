@@ -10,6 +10,7 @@ use crate::ledger::Ledger;
 use crate::memory::MemoryStore;
 use crate::model::{Embedder, Model};
 use crate::permissions::{Permissions, PostToolHook, PreToolHook};
+use crate::rate_limit::RateLimiter;
 use crate::redact::Scrub;
 use crate::runtime::Runtime;
 use crate::schema::OutputSchema;
@@ -56,6 +57,7 @@ shared!(
     Permissions,
     PostToolHook,
     PreToolHook,
+    RateLimiter,
     Runtime,
     Scrub,
     Secrets,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::door::guarded;
 use crate::door::model::{Called, Outcome, RecordPromise, request_id, reserve, settle, took_no_order};
+use crate::door::rate::{Pass, admit_call};
 use crate::error::Result;
 use crate::memory::Embedding;
 use crate::model::{AdmittedEmbed, EmbedPurpose, Embedder, embeddings};
@@ -40,7 +41,14 @@ async fn admitted(
     purpose: EmbedPurpose,
 ) -> Result<Vec<Embedding>> {
     let (asked, input) = (texts.len(), texts.iter().map(|text| embedder.count_tokens(text)).sum());
-    let reservation = reserve(run, input, 0, 0, embedder.price()).await?;
+    let pass = admit_call(run, input).await?;
+    let reservation = match reserve(run, input, 0, 0, embedder.price()).await {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            Pass::unused(pass, run).await;
+            return Err(error);
+        }
+    };
     let slot = run.slot().await?;
     let reservation = reservation.sent().await?;
     let mut promise = RecordPromise::new(run.clone(), slot, Called::Embedding, input, embedder.price());
@@ -62,8 +70,10 @@ async fn admitted(
             }
         }
     };
-    run.totals().usage += usage;
+    run.used(usage);
     promise.void();
-    settle(run, Called::Embedding, closing, &usage, outcome).await?;
+    let settled = settle(run, Called::Embedding, closing, &usage, outcome).await;
+    Pass::used(pass, run, &usage).await;
+    settled?;
     embeddings(embedder, asked, made?)
 }

@@ -1,13 +1,19 @@
 //! The two doors: the single path to models, and the single path to tools.
 
 mod embed;
+mod line;
 mod model;
 mod permit;
+mod rate;
+mod remembered;
 mod retry;
 mod tool;
+mod waiting;
 
 pub(crate) use embed::embed;
 pub(crate) use model::{Answer, call_model, refused, set_aside};
+pub(crate) use permit::STEPS as STEPS_OF_A_CALL;
+pub(crate) use rate::{RateGate, admit_run};
 pub use retry::RetryPolicy;
 pub(crate) use tool::{Executed, ToolSet, run_tool};
 

@@ -1,4 +1,4 @@
-//! The model door: reserve → call (output clamped to the hold) → settle. Turns, structured-output retries and whatever
+//! The model door: rate limit → reserve → call (output clamped to the hold) → settle. Turns, structured-output retries and whatever
 //! else talks to a model goes through here; an `AdmittedCall` is made nowhere else.
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot, Work};
+use crate::door::rate::{Pass, admit_call};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::ledger::{Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled};
@@ -44,8 +45,11 @@ pub(crate) async fn call_model(run: &Arc<RunState>, request: ModelRequest) -> Re
     let model = &run.agent.model;
     let mut failed = 0;
     loop {
+        // A limit of ours ends the call here: whoever is to wait for it was made to wait inside.
+        let input = model.count_tokens(&request);
+        let pass = admit_call(run, input.saturating_add(request.max_output_tokens)).await?;
         let began = Instant::now();
-        let attempt = attempt(run, &**model, request.clone(), failed + 1).await;
+        let attempt = attempt(run, &**model, request.clone(), failed + 1, input, pass).await;
         let took = began.elapsed();
         let status = attempt.as_ref().map_or_else(|f| f.error.kind().as_str(), |_| "ok");
         let telemetry = &run.ctx.services().telemetry;
@@ -92,9 +96,17 @@ async fn attempt(
     model: &dyn Model,
     mut request: ModelRequest,
     attempt: u32,
+    input: u64,
+    pass: Option<Pass>,
 ) -> Result<Answer, Failure> {
-    let input = model.count_tokens(&request);
-    let reservation = reserve(run, input, request.max_output_tokens, 1, model.price()).await?;
+    let reserved = reserve(run, input, request.max_output_tokens, 1, model.price()).await;
+    let reservation = match reserved {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            Pass::unused(pass, run).await;
+            return Err(error.into());
+        }
+    };
     request.max_output_tokens = reservation.output_tokens();
     let slot = run.slot().await?;
     let key = reservation.key();
@@ -109,7 +121,7 @@ async fn attempt(
         Ok(stream) => stream,
         Err(error) => {
             promise.void();
-            return Err(Box::pin(give_back(run, reservation, error, attempt)).await);
+            return Err(Box::pin(give_back(run, reservation, error, attempt, pass)).await);
         }
     };
     let mut fold = Fold::new(model, reservation, promise);
@@ -126,10 +138,12 @@ async fn attempt(
         },
     };
     let (usage, closing) = reservation.settle_and_tell(reported);
-    run.totals().usage += usage;
+    run.used(usage);
     promise.void();
     let called = Called::Turn { attempt };
-    settle(run, called, closing, &usage, outcome).await.map_err(Failure::after_the_call)?;
+    let settled = settle(run, called, closing, &usage, outcome).await;
+    Pass::used(pass, run, &usage).await;
+    settled.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
             let reply = Reply { text: text.into(), calls, stop: done.stop, provider_state };
@@ -198,18 +212,21 @@ pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
 /// Tells of a refusal: audit, event, metric. Returns the error that carries it.
 pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
     run.ctx.count("loom.budget.refused", 1, &[("cap", refusal.cap)]);
-    let payload = run
+    let mut payload = run
         .ctx
         .redactor()
         .object()
+        .name("entity", refusal.entity.as_str())
         .name("cap", refusal.cap)
         .name("window", &refusal.window)
         .num("limit", refusal.limit)
         .num("used", refusal.used)
         .num("held", refusal.held)
-        .num("needed", refusal.needed)
-        .finish();
-    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload).await;
+        .num("needed", refusal.needed);
+    if let Some(at) = refusal.resets_at {
+        payload = payload.show("resets_at", at);
+    }
+    let recorded = run.audit(Actor::System, Action::BudgetRefused, payload.finish()).await;
     let event = Box::new(refusal.clone());
     run.emit(|| EventKind::BudgetExceeded(event)).await;
     let error = Error::refused(refusal);
@@ -220,15 +237,22 @@ pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
 }
 
 /// The call failed before a stream began: refunded where the provider is known to have taken no order.
-async fn give_back(run: &RunState, reservation: Reservation<Sent>, error: Error, attempt: u32) -> Failure {
+async fn give_back(
+    run: &RunState,
+    reservation: Reservation<Sent>,
+    error: Error,
+    attempt: u32,
+    pass: Option<Pass>,
+) -> Failure {
     let unknown = !took_no_order(&error);
     let (usage, closing) =
         if unknown { reservation.settle_and_tell(None) } else { (Usage::default(), reservation.refund()) };
-    run.totals().usage += usage;
+    run.used(usage);
     let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
     let recorded = record(run, Called::Turn { attempt }, &usage, &outcome).await;
+    Pass::used(pass, run, &usage).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
@@ -368,7 +392,7 @@ impl Drop for RecordPromise {
         let Some((run, slot, called)) = self.open.take() else { return };
         let usage = Usage::new(self.input, self.streamed.max(self.unseen));
         let usage = usage.with_cost(self.price.map(|price| price.cost(&usage)).unwrap_or_default());
-        run.totals().usage += usage;
+        run.used(usage);
         drop(Handoff::new(
             slot,
             Box::pin(async move {

@@ -10,22 +10,30 @@ use crate::approval::{
     Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
 };
 use crate::audit::{Action, Actor};
-use crate::context::open_all;
+use crate::context::open_owned;
 use crate::door::guarded;
+use crate::door::remembered;
+use crate::door::waiting::{self, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::identity::UserId;
+use crate::ids::{ApprovalId, GrantId};
 use crate::message::{Digest, ToolCall};
-use crate::permissions::Decision;
+use crate::permissions::{Decision, Grounds};
 use crate::redact::ObjectWriter;
-use crate::run::RunState;
-use crate::scope::Owned;
+use crate::run::{Journaled, RunState, Step};
 use crate::tool::{ToolSpec, call_digest};
 
 /// How often a waiting run looks by itself whether its request was decided, should the store's notice get lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long it waits at the least before it looks again.
 const LOOK_LATER: Duration = Duration::from_millis(10);
+
+/// The journaled steps of a call: to be permitted, to be executed, and to be asked about.
+pub(crate) const STEPS: u32 = 3;
+/// The step of being executed, after that of being permitted.
+pub(crate) const EXECUTING: u32 = 1;
+const ASKING: u32 = 2;
 
 /// A call with its arguments parsed and bound.
 #[derive(Clone, Debug)]
@@ -56,23 +64,35 @@ pub(crate) enum Permit {
     Granted(Bound),
     /// It may not; this is what the model is told.
     Refused(Arc<str>),
+    /// An earlier life of the run used its approval up and went away before it could say so.
+    InDoubt,
+}
+
+/// What hooks and policy say about a call, together.
+struct Verdict {
+    decision: Decision,
+    /// What the policy's allow rests on.
+    grounds: Option<Grounds>,
+    /// The version of the policy that decided; `None` where it could not.
+    version: Option<u64>,
 }
 
 /// Decides about a call. Every way this can go wrong is a refusal.
-pub(crate) async fn permit(run: &RunState, spec: &ToolSpec, bound: Bound) -> Result<Permit> {
-    let version = run.agent.permissions.version();
-    let decision = decide(run, spec, &bound.call).await;
-    record_decision(run, spec, &bound, &decision).await?;
-    match decision {
+pub(crate) async fn permit(run: &Arc<RunState>, spec: &ToolSpec, bound: Bound) -> Result<Permit> {
+    let verdict = decide(run, spec, &bound.call).await;
+    record_decision(run, spec, &bound, &verdict).await?;
+    match verdict.decision {
         Decision::Allow => Ok(Permit::Granted(bound)),
         Decision::Deny { why } => Ok(Permit::Refused(why)),
         // Rare and large: boxed, so that calls nobody asks about do not carry it.
-        Decision::Ask { why } => Box::pin(ask(run, spec, bound, why, version)).await,
+        Decision::Ask { why } => {
+            Box::pin(ask(run, spec, bound, why, verdict.version.unwrap_or_default())).await
+        }
     }
 }
 
 /// The strictest of all hooks and the policy. An error, a panic or taking too long is a deny.
-async fn decide(run: &RunState, spec: &ToolSpec, call: &ToolCall) -> Decision {
+async fn decide(run: &RunState, spec: &ToolSpec, call: &ToolCall) -> Verdict {
     let agent = &run.agent;
     let limit = agent.settings.hook_timeout;
     let mut strictest = Decision::Allow;
@@ -80,8 +100,21 @@ async fn decide(run: &RunState, spec: &ToolSpec, call: &ToolCall) -> Decision {
         let decided = guarded("a hook", limit, hook.before_tool(&run.ctx, call, spec.effect)).await;
         strictest = strictest.and(decided.unwrap_or_else(|error| closed(run, "hook", &error)));
     }
-    let decided = guarded("the policy", limit, agent.permissions.check(&run.ctx, call, spec.effect)).await;
-    strictest.and(decided.unwrap_or_else(|error| closed(run, "policy", &error)))
+    let judging = async {
+        // The version first: a policy exchanged in between has then decided under a version that is over already.
+        let version = agent.permissions.version();
+        Ok((version, agent.permissions.judge(&run.ctx, call, spec.effect).await?))
+    };
+    match guarded("the policy", limit, judging).await {
+        Ok((version, judged)) => {
+            let decision = strictest.and(judged.decision);
+            Verdict { decision, grounds: judged.grounds, version: Some(version) }
+        }
+        Err(error) => {
+            let decision = strictest.and(closed(run, "policy", &error));
+            Verdict { decision, grounds: None, version: None }
+        }
+    }
 }
 
 fn closed(run: &RunState, what: &'static str, error: &Error) -> Decision {
@@ -98,27 +131,58 @@ fn about<'r>(run: &'r RunState, spec: &ToolSpec, bound: &Bound) -> ObjectWriter<
         .name("effect", spec.effect.as_str())
 }
 
-async fn record_decision(run: &RunState, spec: &ToolSpec, bound: &Bound, decision: &Decision) -> Result<()> {
+async fn record_decision(run: &RunState, spec: &ToolSpec, bound: &Bound, verdict: &Verdict) -> Result<()> {
+    let decision = &verdict.decision;
     run.ctx.count("loom.permission.decisions", 1, &[("decision", decision.as_str())]);
     let mut payload = about(run, spec, bound).name("decision", decision.as_str());
-    if let Decision::Ask { why } | Decision::Deny { why } = decision {
-        payload = payload.str("why", why);
+    if let Some(version) = verdict.version {
+        // As text: a reader of JSON whose numbers are floats would round it.
+        payload = payload.show("policy_version", format_args!("{version:016x}"));
+    }
+    match (decision, &verdict.grounds) {
+        (Decision::Ask { why } | Decision::Deny { why }, _) => payload = payload.str("why", why),
+        (Decision::Allow, Some(grounds)) => {
+            payload = payload.name("mode", grounds.mode).str("why", &grounds.why);
+        }
+        (Decision::Allow, None) => {}
     }
     run.audit(Actor::System, Action::PermissionDecision, payload.finish()).await
 }
 
 /// Asks somebody, waits with the run's clock stopped, and checks everything again before the call may go.
-async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, version: u64) -> Result<Permit> {
+async fn ask(
+    run: &Arc<RunState>,
+    spec: &ToolSpec,
+    bound: Bound,
+    why: Arc<str>,
+    version: u64,
+) -> Result<Permit> {
     let agent = &run.agent;
     let (Some(store), Some(handler)) = (&agent.approvals.store, &agent.approvals.handler) else {
         let told = format!("{why}; approval is required and there is nobody to ask");
         return deny(run, spec, &bound, Action::ApprovalDenied, None, told.into()).await;
     };
-    if let Some(earlier) = asked_before(run, &**store, &bound).await? {
-        return await_decision(run, spec, bound, &**store, &earlier, None).await;
+    let id = request_id(run, &bound).await?;
+    if let Some(earlier) = asked_before(run, &**store, id).await? {
+        if earlier.request.digest != bound.digest {
+            return Ok(Permit::Refused("approval was asked for other arguments than those recorded".into()));
+        }
+        if earlier.state == ApprovalState::Consumed {
+            return Ok(Permit::InDoubt);
+        }
+        let waiting = Waiting::begin(run, store.clone(), earlier.request.clone(), run.slot().await?);
+        return await_decision(run, spec, bound, waiting, &earlier.request, None).await;
     }
-    let request = request(run, spec, &bound, why, version);
+    if let Some(grant) = remembered::covering(run, spec, &bound, &**store, version).await? {
+        let (id, by) = (Some(grant.id), Some(&grant.by));
+        record_approval(run, spec, &bound, Action::ApprovalGranted, by, id, None).await?;
+        return again(run, spec, bound, version).await;
+    }
+    let request = ApprovalRequest { id, ..request(run, spec, &bound, why, version) };
+    let slot = run.slot().await?;
     store.create(run.ctx.scope(), request.clone()).await?;
+    let waiting = Waiting::begin(run, store.clone(), request.clone(), slot);
+    run.ctx.count("loom.approval.escalations", 1, &[("effect", spec.effect.as_str())]);
     let payload = about(run, spec, &bound).show("approval_id", request.id).show("digest", bound.digest);
     let payload = payload.json("args", &bound.arguments).finish();
     run.audit(Actor::System, Action::ApprovalRequested, payload).await?;
@@ -131,39 +195,73 @@ async fn ask(run: &RunState, spec: &ToolSpec, bound: Bound, why: Arc<str>, versi
     })
     .await;
 
-    await_decision(run, spec, bound, &**store, &request, Some(&**handler)).await
+    await_decision(run, spec, bound, waiting, &request, Some(&**handler)).await
 }
 
-/// The request that an earlier life of this run made for this very call, if it is still open: a crash while somebody thinks
-/// must not lose what they decide.
-async fn asked_before(
-    run: &RunState,
-    store: &dyn ApprovalStore,
-    bound: &Bound,
-) -> Result<Option<ApprovalRequest>> {
+/// The id under which this call is asked about, the same in every life of the run: a crash while somebody thinks must lose
+/// neither the request nor what they decided meanwhile.
+async fn request_id(run: &RunState, bound: &Bound) -> Result<ApprovalId> {
+    let step = Step::idempotent(bound.step + ASKING);
+    let drawn = || async { Ok(ApprovalId::fresh()) };
+    match run.journaled(step, || run.fingerprint("ask", &bound.call.name), drawn).await? {
+        Journaled::Made(id) | Journaled::Replayed(id) => Ok(id),
+        Journaled::InDoubt => {
+            Err(Error::new(ErrorKind::Internal, "drawing an id is idempotent and never in doubt"))
+        }
+    }
+}
+
+/// The request that an earlier life of this run made for this very call.
+async fn asked_before(run: &RunState, store: &dyn ApprovalStore, id: ApprovalId) -> Result<Option<Approval>> {
     if !run.is_journaled() {
         return Ok(None);
     }
-    let own = |approval: &Owned<Approval>| run.ctx.scope().owns(approval.owner());
-    let found = store.list(run.ctx.scope(), run.ctx.now()).await?.into_iter().filter(own).collect();
-    let open = open_all(run.ctx.services(), run.ctx.scope(), "approvals", found).await?;
-    let this = |approval: &Approval| {
-        approval.request.run == run.ctx.run_id() && approval.request.digest == bound.digest
-    };
-    Ok(open.into_iter().find(this).map(|approval| approval.request))
+    match store.get(run.ctx.scope(), id, run.ctx.now()).await {
+        Ok(found) => open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await.map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How asking went.
+enum Answer {
+    /// Somebody decided.
+    Decided,
+    /// Nobody did, while they could.
+    Late,
+    /// Telling somebody went wrong.
+    Failed,
+    /// Nobody may decide it.
+    Nobody,
 }
 
 /// Tells somebody (unless they were told before), waits for their decision, and checks everything again.
 async fn await_decision(
-    run: &RunState,
+    run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
-    store: &dyn ApprovalStore,
+    waiting: Waiting,
     request: &ApprovalRequest,
     handler: Option<&dyn ApprovalHandler>,
 ) -> Result<Permit> {
-    let waited = tokio::time::Instant::now();
+    waiting.say().await?;
     keep_wall_clock(run, request).await;
+    let store = waiting.store();
+    let answer = answer(run, &*store, request, handler).await?;
+    let is_decided = matches!(answer, Answer::Decided);
+    waiting.end(if is_decided { waiting::ANSWERED } else { waiting::UNANSWERED }).await?;
+    if is_decided {
+        return dispatch(run, spec, bound, &*store, request).await;
+    }
+    give_up(run, spec, &bound, &*store, request, answer).await
+}
+
+async fn answer(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+    handler: Option<&dyn ApprovalHandler>,
+) -> Result<Answer> {
     let notified = match handler {
         None => Ok(Notified::Pending),
         Some(handler) => {
@@ -172,24 +270,23 @@ async fn await_decision(
             guarded("the approval handler", limit, handler.notify(&run.ctx, request)).await
         }
     };
-    let answered = match notified {
+    let failed = match notified {
+        Ok(Notified::Pending) => return wait(run, store, request).await,
         Ok(Notified::Decided { decision, by }) => {
-            store.decide_by_handler(run.ctx.scope(), request.id, decision, by, run.ctx.now()).await?;
-            true
+            let scope = run.ctx.scope();
+            match store.decide_by_handler(scope, request.id, decision, by, run.ctx.now()).await {
+                Ok(()) => return Ok(Answer::Decided),
+                // Somebody was faster, or it is over: using the decision says which.
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(Answer::Decided),
+                // What a handler must not decide is the handler's error.
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::InvalidInput) => error,
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Notified::Pending) => wait(run, store, request).await?,
-        Err(error) => {
-            run.ctx.count("loom.approval.errors", 1, &[("error", error.kind().as_str())]);
-            false
-        }
+        Err(error) => error,
     };
-    let telemetry = &run.ctx.services().telemetry;
-    telemetry.duration(run.ctx.scope(), "loom.approval.waited", waited.elapsed(), &[]);
-    if answered {
-        dispatch(run, spec, bound, store, request).await
-    } else {
-        expire(run, spec, &bound, request).await
-    }
+    run.ctx.count("loom.approval.errors", 1, &[("error", failed.kind().as_str())]);
+    Ok(Answer::Failed)
 }
 
 fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, version: u64) -> ApprovalRequest {
@@ -199,6 +296,7 @@ fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, versio
     let mut request =
         ApprovalRequest::new(run.ctx.run_id(), bound.call.id.clone(), name, spec.effect, bound.digest);
     request.arguments = bound.arguments.clone();
+    request.tool_digest = spec.digest();
     request.policy_version = version;
     request.why = why;
     request.approvers = approvals.approvers.clone();
@@ -208,8 +306,10 @@ fn request(run: &RunState, spec: &ToolSpec, bound: &Bound, why: Arc<str>, versio
     request
 }
 
-/// A run that waits must not lose what it set aside: its wall-clock hold lives as long as the request.
+/// A run that waits must not lose what it set aside: its wall-clock hold lives as long as the request. That of a tree of
+/// runs is its root's.
 async fn keep_wall_clock(run: &RunState, request: &ApprovalRequest) {
+    let run = run.root();
     let Some(hold) = run.wall_clock_hold() else { return };
     let lasting =
         request.expires_at.saturating_since(request.requested_at) + run.clock.remaining() + LOOK_AGAIN;
@@ -218,27 +318,31 @@ async fn keep_wall_clock(run: &RunState, request: &ApprovalRequest) {
     }
 }
 
-/// Waits until the request is decided. False when its time ran out, or when nobody could decide it at all.
-async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) -> Result<bool> {
-    if request.approvers.is_empty() && !request.self_approval {
-        return Ok(false);
+/// Whether there is anybody who may decide the request.
+fn can_be_decided(run: &RunState, request: &ApprovalRequest) -> bool {
+    request.self_approval || request.approvers.iter().any(|user| Some(user) != run.ctx.user_id())
+}
+
+/// Waits until the request is decided. Nobody is waited for who does not exist.
+async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) -> Result<Answer> {
+    if !can_be_decided(run, request) {
+        return Ok(Answer::Nobody);
     }
     loop {
         let now = run.ctx.now();
         let left = request.expires_at.saturating_since(now);
         let found = store.get(run.ctx.scope(), request.id, now).await?;
-        let owned =
-            crate::context::open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?;
-        match owned.state {
-            ApprovalState::Decided { .. } => return Ok(true),
+        match open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?.state {
+            ApprovalState::Decided { .. } => return Ok(Answer::Decided),
             ApprovalState::Pending if !left.is_zero() => {}
-            _ => return Ok(false),
+            _ => return Ok(Answer::Late),
         }
-        if let Some(runtime) = &run.agent.runtime {
+        let root = run.root();
+        if let Some(runtime) = &root.agent.runtime {
             // The journal's lease must outlive the wait, or another process would take the run over.
-            let settings = &run.agent.settings;
+            let settings = &root.agent.settings;
             runtime
-                .renew(run.ctx.scope(), &run.lease, run.clock.remaining() + settings.session_lease)
+                .renew(root.ctx.scope(), &root.lease, root.clock.remaining() + settings.session_lease)
                 .await?;
         }
         // The store is asked again whichever ends first, so neither a lost notice nor a wrong one matters. Not at once,
@@ -252,11 +356,27 @@ async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalReque
     }
 }
 
-async fn expire(run: &RunState, spec: &ToolSpec, bound: &Bound, request: &ApprovalRequest) -> Result<Permit> {
+/// Ends a request without an answer: it is closed in the store, too, so that nobody decides about what is over.
+async fn give_up(
+    run: &RunState,
+    spec: &ToolSpec,
+    bound: &Bound,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+    answer: Answer,
+) -> Result<Permit> {
     let approval_id = request.id;
-    run.emit(|| EventKind::ApprovalResolved { approval_id, decision: "expired" }).await;
-    let told = format!("{}; nobody approved it in time", request.why);
-    deny(run, spec, bound, Action::ApprovalExpired, None, told.into()).await
+    let (action, resolved, told) = match answer {
+        Answer::Decided | Answer::Late => (Action::ApprovalExpired, "expired", "nobody approved it in time"),
+        Answer::Failed => (Action::ApprovalDenied, "deny", "nobody could be asked for approval"),
+        Answer::Nobody => (Action::ApprovalDenied, "deny", "there is nobody who may approve it"),
+    };
+    if action == Action::ApprovalDenied {
+        waiting::withdraw(run, store, request).await;
+    }
+    run.emit(|| EventKind::ApprovalResolved { approval_id, decision: resolved }).await;
+    let told = format!("{}; {told}", request.why);
+    deny(run, spec, bound, action, None, told.into()).await
 }
 
 /// Uses the decision up and checks everything again: the binding, the policy's version, and the policy itself.
@@ -267,8 +387,12 @@ async fn dispatch(
     store: &dyn ApprovalStore,
     request: &ApprovalRequest,
 ) -> Result<Permit> {
-    let version = run.agent.permissions.version();
-    let taken = store.consume(run.ctx.scope(), request.id, bound.digest, version, run.ctx.now()).await;
+    let limit = run.agent.settings.hook_timeout;
+    let version = guarded("the policy", limit, async { Ok(run.agent.permissions.version()) }).await;
+    let taken = match version {
+        Ok(version) => store.consume(run.ctx.scope(), request.id, bound.digest, version, run.ctx.now()).await,
+        Err(_) => Err(Error::new(ErrorKind::Conflict, "the policy could not say its version")),
+    };
     let (decision, by) = match taken {
         Ok(taken) => taken,
         Err(error) if error.kind() == ErrorKind::Conflict => {
@@ -279,6 +403,7 @@ async fn dispatch(
     };
     let (approval_id, name) = (request.id, decision_name(&decision));
     run.emit(|| EventKind::ApprovalResolved { approval_id, decision: name }).await;
+    let mut grant = None;
     let (bound, action) = match decision {
         ApprovalDecision::Deny { reason } => {
             let told = if reason.is_empty() {
@@ -289,15 +414,25 @@ async fn dispatch(
             return deny(run, spec, &bound, Action::ApprovalDenied, by.as_ref(), told.into()).await;
         }
         ApprovalDecision::Approve => (bound, Action::ApprovalGranted),
+        ApprovalDecision::ApproveAndRemember { .. } => {
+            grant = Some(GrantId::from(request.id));
+            (bound, Action::ApprovalGranted)
+        }
         ApprovalDecision::Edit { args } => (bound.edited(run, spec, args)?, Action::ApprovalEdited),
     };
-    record_approval(run, spec, &bound, action, by.as_ref(), None).await?;
-    // Policy may have changed while somebody thought about it, and edited arguments were never seen by it. A deny
-    // stands; an ask is what was just answered.
-    match decide(run, spec, &bound.call).await {
-        Decision::Deny { why } => {
-            record_decision(run, spec, &bound, &Decision::Deny { why: why.clone() }).await?;
-            Ok(Permit::Refused(why))
+    record_approval(run, spec, &bound, action, by.as_ref(), grant, None).await?;
+    again(run, spec, bound, request.policy_version).await
+}
+
+/// Asks policy once more about an approved call. It may have changed while somebody thought, and edited arguments were never
+/// seen by it. A deny stands; an ask is what was answered, under this version of the policy.
+async fn again(run: &RunState, spec: &ToolSpec, bound: Bound, version: u64) -> Result<Permit> {
+    let again = decide(run, spec, &bound.call).await;
+    record_decision(run, spec, &bound, &again).await?;
+    match again.decision {
+        Decision::Deny { why } => Ok(Permit::Refused(why)),
+        _ if again.version != Some(version) => {
+            Ok(Permit::Refused("the policy changed while the approval was being used".into()))
         }
         Decision::Allow | Decision::Ask { .. } => Ok(Permit::Granted(bound)),
     }
@@ -305,7 +440,7 @@ async fn dispatch(
 
 fn decision_name(decision: &ApprovalDecision) -> &'static str {
     match decision {
-        ApprovalDecision::Approve => "approve",
+        ApprovalDecision::Approve | ApprovalDecision::ApproveAndRemember { .. } => "approve",
         ApprovalDecision::Deny { .. } => "deny",
         ApprovalDecision::Edit { .. } => "edit",
     }
@@ -319,7 +454,7 @@ async fn deny(
     by: Option<&UserId>,
     told: Arc<str>,
 ) -> Result<Permit> {
-    record_approval(run, spec, bound, action, by, Some(&told)).await?;
+    record_approval(run, spec, bound, action, by, None, Some(&told)).await?;
     Ok(Permit::Refused(told))
 }
 
@@ -329,12 +464,16 @@ async fn record_approval(
     bound: &Bound,
     action: Action,
     by: Option<&UserId>,
+    grant: Option<GrantId>,
     why: Option<&str>,
 ) -> Result<()> {
     run.ctx.count("loom.approvals", 1, &[("outcome", action.as_str())]);
     let mut payload = about(run, spec, bound).show("digest", bound.digest);
     if let Some(by) = by {
         payload = payload.name("approver", by.as_str());
+    }
+    if let Some(grant) = grant {
+        payload = payload.show("grant_id", grant);
     }
     if let Some(why) = why {
         payload = payload.str("why", why);

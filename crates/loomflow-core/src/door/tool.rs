@@ -1,27 +1,31 @@
 //! The second half of the tool door: intent, execution under a time limit, outcome. A `PermittedCall` is made nowhere else.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
-use crate::door::permit::{Bound, Permit, permit};
+use crate::door::permit::{Bound, EXECUTING, Permit, permit};
 use crate::door::{guarded, panic_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::r#loop::CallOutcome;
 use crate::message::ToolCall;
 use crate::result::ToolStatus;
-use crate::run::{Journaled, RunState, Step};
+use crate::run::{CallFrame, Journaled, Latch, RunClock, RunState, Step};
 use crate::tool::{Effect, PermittedCall, Tool, ToolOutcome, ToolSpec, wire_name};
 
 /// The longest name providers take.
 const MAX_WIRE_NAME: usize = 64;
+/// How long children that a tool left behind may take to end once they are told to.
+const CHILDREN_LIMIT: Duration = Duration::from_secs(10);
 
 /// What became of a tool call.
 pub(crate) enum Executed {
@@ -34,8 +38,8 @@ pub(crate) enum Executed {
 /// Takes one tool call through the door. An error is one of the framework's own stores; whatever the tool, the policy or
 /// the approver does is an outcome.
 ///
-/// A call has two journaled steps, `seq` and the one after it: to be permitted, which may be repeated, and to be executed,
-/// which may not. A crash while somebody thinks about an approval therefore loses neither.
+/// A call has three journaled steps, from `seq` on: to be permitted, which may be repeated, to be executed, which may not, and to
+/// be asked about, under one id. A crash while somebody thinks about an approval therefore loses none of them.
 pub(crate) async fn run_tool(
     run: &Arc<RunState>,
     call: ToolCall,
@@ -64,6 +68,7 @@ enum Permitted {
     AsCalled,
     Edited { arguments: String, digest: String },
     Ended(CallOutcome),
+    InDoubt,
 }
 
 async fn through(
@@ -85,7 +90,7 @@ async fn through(
     let bound = if run.is_journaled() {
         match Box::pin(permit_once(run, spec, bound, seq)).await? {
             Ok(bound) => bound,
-            Err(ended) => return Ok(Some(ended)),
+            Err(ended) => return Ok(ended),
         }
     } else {
         match permit(run, spec, bound).await? {
@@ -93,9 +98,10 @@ async fn through(
             Permit::Refused(why) => {
                 return refuse(run, call, ToolStatus::Denied, &format!("denied: {why}")).await.map(Some);
             }
+            Permit::InDoubt => return Ok(None),
         }
     };
-    let step = Step::new(seq + 1, spec.idempotent);
+    let step = Step::new(seq + EXECUTING, spec.idempotent);
     let fingerprint = || run.fingerprint("tool", &(&bound.call.name, &*bound.arguments));
     let executing = || async {
         if altered {
@@ -107,18 +113,23 @@ async fn through(
         execute(run, &*tool, spec, bound.clone()).await
     };
     Ok(match run.journaled(step, fingerprint, executing).await? {
-        Journaled::Made(outcome) | Journaled::Replayed(outcome) => Some(outcome),
+        Journaled::Made(outcome) => Some(outcome),
+        Journaled::Replayed(outcome) => {
+            run.used(outcome.usage);
+            Some(outcome)
+        }
         Journaled::InDoubt => None,
     })
 }
 
-/// Permits a call once over all lives of the run. `Err` is a call that ended without running.
+/// Permits a call once over all lives of the run. `Err` is a call that ended without running, or `None` for one of which nobody
+/// knows.
 async fn permit_once(
     run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
     seq: u32,
-) -> Result<std::result::Result<Bound, CallOutcome>> {
+) -> Result<std::result::Result<Bound, Option<CallOutcome>>> {
     let asked = bound.clone();
     let permitting = || async {
         let (call, called) = (asked.call.clone(), asked.digest);
@@ -131,6 +142,7 @@ async fn permit_once(
             Permit::Refused(why) => {
                 Permitted::Ended(refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await?)
             }
+            Permit::InDoubt => Permitted::InDoubt,
         })
     };
     let fingerprint = || run.fingerprint("permit", &(&bound.call.name, &*bound.arguments));
@@ -145,7 +157,8 @@ async fn permit_once(
     };
     match permitted {
         Permitted::AsCalled => Ok(Ok(bound)),
-        Permitted::Ended(outcome) => Ok(Err(outcome)),
+        Permitted::Ended(outcome) => Ok(Err(Some(outcome))),
+        Permitted::InDoubt => Ok(Err(None)),
         Permitted::Edited { arguments, digest } => {
             let edited =
                 Bound::new(run, seq, ToolCall { arguments: arguments.into(), ..bound.call.clone() }, spec)?;
@@ -153,7 +166,7 @@ async fn permit_once(
                 return Ok(Ok(edited));
             }
             let told = "denied: the approved arguments had a secret taken out when they were recorded";
-            Ok(Err(refuse(run, &bound.call, ToolStatus::Denied, told).await?))
+            Ok(Err(Some(refuse(run, &bound.call, ToolStatus::Denied, told).await?)))
         }
     }
 }
@@ -172,13 +185,24 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
     let payload = payload.json("args", &bound.arguments).finish();
     let slot = run.slot().await?;
     run.audit(Actor::Model, Action::ToolIntent, payload).await?;
-    let promise = OutcomePromise::new(run.clone(), slot, &bound.call, spec);
+    let limit = spec.timeout.unwrap_or(run.agent.settings.tool_timeout);
+    let within = RunClock::within(&run.clock, limit);
+    let latch = Latch::new(run.latch.upgrade());
+    let frame = Arc::new(CallFrame::new(run, bound.call.id.clone(), within.clock().clone(), &latch));
+    let promise = OutcomePromise::new(run.clone(), slot, spec, frame.clone(), latch);
+    if spec.effect != Effect::Read {
+        run.acts();
+    }
 
     let Bound { call, arguments, digest, .. } = bound;
     let permitted = PermittedCall::seal(call.clone(), Arc::unwrap_or_clone(arguments), digest);
-    let limit = spec.timeout.unwrap_or(run.agent.settings.tool_timeout);
-    let outcome = contained(tool, run, permitted, spec.effect, limit).await;
+    let outcome = contained(tool, run, &frame, permitted, spec.effect, limit).await;
     let outcome = bounded(outcome, run.agent.settings.max_tool_result_bytes);
+    frame.recall();
+    if frame.delegated() {
+        children_ended(run, &frame).await;
+    }
+    drop(within);
     promise.keep(&outcome).await?;
 
     for hook in &run.agent.post_hooks {
@@ -197,7 +221,16 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
             format!("outcome unknown, do not assume it did or did not happen: {text}").into()
         }
     };
-    Ok(CallOutcome::new(status, text))
+    Ok(CallOutcome { usage: frame.used(), ..CallOutcome::new(status, text) })
+}
+
+/// Waits until the runs that a call delegated to have ended and are on record. A tool that awaits its children has none left
+/// by now; one that left them to a task of its own has them recalled.
+async fn children_ended(run: &RunState, frame: &CallFrame) {
+    if tokio::time::timeout(CHILDREN_LIMIT, frame.deserted()).await.is_err() {
+        run.ctx.count("loom.finish.errors", 1, &[("store", "children")]);
+    }
+    run.settled(CHILDREN_LIMIT).await;
 }
 
 /// Runs the tool's own code: a panic and taking too long are outcomes, and what a tool had begun by then is unknown
@@ -205,6 +238,7 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
 async fn contained(
     tool: &dyn Tool,
     run: &RunState,
+    frame: &Arc<CallFrame>,
     call: PermittedCall,
     effect: Effect,
     limit: Duration,
@@ -212,15 +246,16 @@ async fn contained(
     let cut = |text: String| {
         if effect == Effect::Read { ToolOutcome::error(text) } else { ToolOutcome::Unknown(text.into()) }
     };
-    let _working = run.clock.working();
-    let work = AssertUnwindSafe(tool.call(&run.ctx, call)).catch_unwind();
-    match tokio::time::timeout(limit, work).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => {
+    let ctx = run.ctx.in_call(frame.clone());
+    let work = AssertUnwindSafe(tool.call(&ctx, call)).catch_unwind();
+    // Its clock and not a timer: a person whom a run within waits for may take longer than the tool.
+    match select(work, pin!(frame.clock.expired())).await {
+        Either::Left((Ok(outcome), _)) => outcome,
+        Either::Left((Err(panic), _)) => {
             run.ctx.count("loom.tool.panics", 1, &[]);
             cut(format!("the tool panicked: {}", panic_text(&*panic)))
         }
-        Err(_) => cut(format!("the tool took longer than {limit:?}")),
+        Either::Right(_) => cut(format!("the tool took longer than {limit:?}")),
     }
 }
 
@@ -251,15 +286,28 @@ fn bounded(outcome: ToolOutcome, limit: usize) -> ToolOutcome {
 /// The promise that an intent is followed by an outcome in the log: kept by the tool's end, or, when the run goes away
 /// in the middle, by the closer, which records that nobody knows.
 struct OutcomePromise {
-    open: Option<(Arc<RunState>, Slot)>,
-    call: Arc<str>,
+    open: Option<Open>,
     tool: Arc<str>,
     effect: Effect,
 }
 
+struct Open {
+    run: Arc<RunState>,
+    slot: Slot,
+    frame: Arc<CallFrame>,
+    latch: Arc<Latch>,
+}
+
 impl OutcomePromise {
-    fn new(run: Arc<RunState>, slot: Slot, call: &ToolCall, spec: &ToolSpec) -> Self {
-        Self { open: Some((run, slot)), call: call.id.clone(), tool: spec.name.clone(), effect: spec.effect }
+    fn new(
+        run: Arc<RunState>,
+        slot: Slot,
+        spec: &ToolSpec,
+        frame: Arc<CallFrame>,
+        latch: Arc<Latch>,
+    ) -> Self {
+        let open = Some(Open { run, slot, frame, latch });
+        Self { open, tool: spec.name.clone(), effect: spec.effect }
     }
 
     fn keep(mut self, outcome: &ToolOutcome) -> Handoff<Result<()>> {
@@ -267,36 +315,43 @@ impl OutcomePromise {
             ToolOutcome::Ok(_) => None,
             ToolOutcome::Error(text) | ToolOutcome::Unknown(text) => Some(text.clone()),
         };
-        let open = self.open.take().expect("a promise is open until it is kept, and keeping consumes it");
-        self.record(open, status_of(outcome), error)
-    }
-
-    fn record(
-        &self,
-        (run, slot): (Arc<RunState>, Slot),
-        status: ToolStatus,
-        error: Option<Arc<str>>,
-    ) -> Handoff<Result<()>> {
-        let (call, tool) = (self.call.clone(), self.tool.clone());
+        let Open { run, slot, frame, latch } =
+            self.open.take().expect("a promise is open until it is kept, and keeping consumes it");
+        let record = record(run, frame, self.tool.clone(), status_of(outcome), error);
         Handoff::new(
             slot,
             Box::pin(async move {
-                let payload = run.ctx.redactor().object().name("tool", &tool).str("call_id", &call);
-                let mut payload = payload.name("status", status.as_str());
-                if let Some(error) = &error {
-                    payload = payload.str("error", error);
-                }
-                run.audit(Actor::System, Action::ToolResult, payload.finish()).await
+                // The run does not end before this is written.
+                let _latch = latch;
+                record.await
             }),
         )
     }
 }
 
+async fn record(
+    run: Arc<RunState>,
+    frame: Arc<CallFrame>,
+    tool: Arc<str>,
+    status: ToolStatus,
+    error: Option<Arc<str>>,
+) -> Result<()> {
+    let payload = run.ctx.redactor().object().name("tool", &tool).str("call_id", &frame.id);
+    let mut payload = payload.name("status", status.as_str());
+    if let Some(error) = &error {
+        payload = payload.str("error", error);
+    }
+    run.audit(Actor::System, Action::ToolResult, payload.finish()).await
+}
+
 impl Drop for OutcomePromise {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
+        if let Some(Open { run, slot, frame, latch }) = self.open.take() {
+            frame.recall();
             let status = if self.effect == Effect::Read { ToolStatus::Error } else { ToolStatus::Unknown };
-            drop(self.record(open, status, Some(Arc::from("the run ended while the tool was running"))));
+            let why = Some(Arc::from("the run ended while the tool was running"));
+            let record = record(run, frame, self.tool.clone(), status, why);
+            latch.leave(Handoff::new(slot, Box::pin(record)));
         }
     }
 }

@@ -114,6 +114,18 @@ pub enum Entity {
     Run,
 }
 
+impl Entity {
+    /// The entity's stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::User => "user",
+            Self::Run => "run",
+        }
+    }
+}
+
 /// What is capped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

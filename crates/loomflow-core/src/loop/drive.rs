@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde_json::Value;
 
-use crate::door::{Answer, Executed, call_model, embed, run_tool};
+use crate::door::{Answer, Executed, STEPS_OF_A_CALL, call_model, embed, run_tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::image::Image;
@@ -68,12 +68,14 @@ pub(crate) async fn drive(run: &Arc<RunState>, task: &Task) -> Result<Outcome> {
                         altered = replayed_altered;
                         Event::Reply(answer.reply)
                     }
-                    Err(error) => match error.refusal().cloned() {
-                        Some(refused) => {
+                    Err(error) => match (error.refusal().cloned(), error.limited()) {
+                        (Some(refused), _) => {
                             refusal = Some(Box::new(refused.clone()));
                             Event::Refused(Box::new(refused))
                         }
-                        None => return Err(error),
+                        // What was reached so far is not given up for it. Before the first turn there is nothing to keep.
+                        (None, Some(limited)) if state.turns > 0 => Event::Limited(limited.limit),
+                        _ => return Err(error),
                     },
                 }
             }
@@ -137,7 +139,7 @@ async fn turn(run: &Arc<RunState>, request: ModelRequest) -> Result<(Answer, boo
     match made {
         Journaled::Made(answer) => Ok((answer, false)),
         Journaled::Replayed(answer) => {
-            run.totals().usage += answer.usage;
+            run.used(answer.usage);
             if !answer.reply.text.is_empty() {
                 let text = answer.reply.text.clone();
                 run.emit(|| EventKind::TextReset {}).await;
@@ -165,8 +167,8 @@ async fn tools(
     calls: &Arc<[ToolCall]>,
     altered: bool,
 ) -> Result<Option<Vec<CallOutcome>>> {
-    // Two steps a call: to be permitted, and to be executed.
-    let first = run.next_steps(u32::try_from(2 * calls.len()).unwrap_or(u32::MAX));
+    let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
+    let first = run.next_steps(STEPS_OF_A_CALL.saturating_mul(count));
     if let [call] = &**calls {
         return Ok(match Box::pin(run_tool(run, call.clone(), first, altered)).await? {
             Executed::Ended(outcome) => Some(vec![outcome]),
@@ -177,7 +179,7 @@ async fn tools(
     let running = calls
         .iter()
         .cloned()
-        .zip((first..).step_by(2))
+        .zip((first..).step_by(STEPS_OF_A_CALL as usize))
         .map(|(call, seq)| Box::pin(run_tool(run, call, seq, altered)));
     let ended: Vec<Result<Executed>> = stream::iter(running).buffered(limit).collect().await;
     let mut outcomes = Vec::with_capacity(ended.len());

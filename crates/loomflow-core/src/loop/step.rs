@@ -11,6 +11,7 @@ use crate::message::{Message, ToolCall};
 use crate::model::StopReason;
 use crate::result::{ToolCallReport, ToolStatus};
 use crate::schema::{OutputSchema, parse_output};
+use crate::usage::Usage;
 
 /// What bounds a run's loop.
 #[derive(Clone, Debug)]
@@ -115,13 +116,16 @@ pub struct CallOutcome {
     pub status: ToolStatus,
     /// What the model is told.
     pub text: Arc<str>,
+    /// What runs that the tool delegated to used; counted already where the call was made.
+    #[serde(default)]
+    pub usage: Usage,
 }
 
 impl CallOutcome {
     /// An outcome.
     #[must_use]
     pub fn new(status: ToolStatus, text: impl Into<Arc<str>>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), usage: Usage::default() }
     }
 }
 
@@ -137,6 +141,8 @@ pub enum Event {
     Outcomes(Vec<CallOutcome>),
     /// The ledger refused the next call.
     Refused(Box<Refusal>),
+    /// A rate limit did not let the next call through; its configuration key.
+    Limited(&'static str),
 }
 
 /// What the driver is to do next.
@@ -196,6 +202,10 @@ pub fn step(mut state: State, event: Event) -> (State, Action) {
         }
         Event::Refused(refusal) => {
             let reason = format!("budget:{}", refusal.cap);
+            (state, Action::Finish(Finish::Interrupted { reason }))
+        }
+        Event::Limited(limit) => {
+            let reason = format!("rate_limit:{limit}");
             (state, Action::Finish(Finish::Interrupted { reason }))
         }
     }
@@ -331,9 +341,11 @@ mod tests {
             crate::Cap::Tokens,
             crate::Window::Day,
         );
-        for (event, why) in
-            [(cut, "max_output_tokens"), (Event::Refused(Box::new(refusal)), "budget:per_user_max_tokens")]
-        {
+        for (event, why) in [
+            (cut, "max_output_tokens"),
+            (Event::Refused(Box::new(refusal)), "budget:per_user_max_tokens"),
+            (Event::Limited("per_user_tokens_per_minute"), "rate_limit:per_user_tokens_per_minute"),
+        ] {
             let (_, action) = step(begun(config.clone()), event);
             assert!(matches!(action, Action::Finish(Finish::Interrupted { reason }) if reason == why));
         }

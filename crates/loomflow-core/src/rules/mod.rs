@@ -3,9 +3,11 @@
 //!
 //! A backend brings rows in and takes decisions out; nothing here does I/O, and nothing here knows a tenant.
 
+pub mod approvals;
 mod checks;
 mod export;
 pub mod facts;
+pub mod gcra;
 pub mod quota;
 pub mod rank;
 pub mod words;

@@ -1,6 +1,7 @@
 //! The finisher: exactly one terminal record per run, also when its future is dropped or unwinds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::audit::{Action, Actor};
@@ -9,7 +10,7 @@ use crate::door::guarded;
 use crate::error::{ErrorKind, Result};
 use crate::ledger::Charge;
 use crate::result::RunStatus;
-use crate::run::RunState;
+use crate::run::{Latch, RunState};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -45,38 +46,47 @@ pub(crate) struct Finisher {
 struct Armed {
     run: Arc<RunState>,
     slot: Slot,
+    latch: Arc<Latch>,
 }
 
 impl Finisher {
-    pub(crate) fn arm(run: Arc<RunState>, slot: Slot) -> Self {
-        Self { armed: Some(Armed { run, slot }) }
+    pub(crate) fn arm(run: Arc<RunState>, slot: Slot, latch: Arc<Latch>) -> Self {
+        Self { armed: Some(Armed { run, slot, latch }) }
     }
 
     /// Writes the terminal record, once, whatever becomes of the future.
     pub(crate) fn finish(mut self, ending: Ending) -> Handoff<Result<()>> {
-        let armed =
+        let Armed { run, slot, latch } =
             self.armed.take().expect("a finisher is armed until it finishes, and finishing consumes it");
-        armed.end(ending)
+        let end = async move {
+            // Whatever is around this run does not end before the record is written.
+            let _latch = latch;
+            end_run(&run, ending).await
+        };
+        Handoff::new(slot, Box::pin(end))
     }
 }
 
 impl Armed {
-    fn end(self, ending: Ending) -> Handoff<Result<()>> {
-        let Self { run, slot } = self;
-        Handoff::new(slot, Box::pin(async move { end_run(&run, ending).await }))
+    /// How a run ends whose future is dropped.
+    fn cut_off(&self) -> Ending {
+        if std::thread::panicking() {
+            Ending::new(RunStatus::Failed, Some("panic".into()))
+        } else if self.run.origin.is_some() && self.run.clock.remaining().is_zero() {
+            // It was not given up: the deadline of the call or the run around passed, and so did its own.
+            Ending::new(RunStatus::TimedOut, None)
+        } else {
+            Ending::new(RunStatus::Cancelled, None)
+        }
     }
 }
 
 impl Drop for Finisher {
     fn drop(&mut self) {
         if let Some(armed) = self.armed.take() {
-            let ending = if std::thread::panicking() {
-                Ending::new(RunStatus::Failed, Some("panic".into()))
-            } else {
-                Ending::new(RunStatus::Cancelled, None)
-            };
-            // Dropping a handoff that was never polled gives it to the closer.
-            drop(armed.end(ending));
+            let ending = armed.cut_off();
+            let Armed { run, slot, latch } = armed;
+            latch.leave(Handoff::new(slot, Box::pin(async move { end_run(&run, ending).await })));
         }
     }
 }
@@ -91,6 +101,7 @@ const PART_LIMIT: Duration = Duration::from_secs(5);
 async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
     let ctx = &run.ctx;
     let ran = run.clock.running();
+    let is_root = run.origin.is_none();
     if let Some(runtime) = &run.agent.runtime {
         let closed =
             guarded("the runtime", PART_LIMIT, runtime.close(ctx.scope(), &run.lease, ending.status)).await;
@@ -105,9 +116,13 @@ async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
         let close = ledger.close(ctx.scope(), hold, Charge::WallClock(ran));
         count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, close).await.err());
     }
-    if ledger.limits().per_run {
+    if is_root && ledger.limits().per_run {
         let ended = guarded("the ledger", PART_LIMIT, ledger.end_run(ctx.scope(), ctx.run_id())).await;
         count_failure(run, "ledger", ended.err());
+    }
+    if !run.began.load(Ordering::Acquire) {
+        // The log has no beginning of this run: it was given up before, or could not be written. Nor has it an end then.
+        return Ok(());
     }
     let telemetry = &ctx.services().telemetry;
     telemetry.duration(ctx.scope(), "loom.run.duration", ran, &[("status", ending.status.as_str())]);

@@ -28,6 +28,8 @@ if is_open(rec) then
 else
   if not invoiced then duplicate = 1 end
   local charged = { unpack(rec, 14, 21) }
+  -- An invoice says nothing of time.
+  if invoiced then used[7] = charged[7] end
   everywhere(partition, rec, warnings, function(cell)
     uncharge(cell, window, charged)
     charge(cell, window, used)

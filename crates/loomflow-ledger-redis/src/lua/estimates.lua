@@ -1,4 +1,4 @@
--- The charges of a user that are estimates, oldest hold first, and whose they are.
+-- The charges of a user that are estimates and that an invoice can correct, oldest hold first, and whose they are.
 local more = sweep()
 save()
 local ids = redis.call('ZRANGE', key('e:' .. ARGV[6]), 0, -1)
@@ -7,7 +7,7 @@ local out = {}
 for _, id in ipairs(ids) do
   local packed = redis.call('HGET', key('u:' .. ARGV[6]), 'h' .. id)
   local rec = packed and cmsgpack.unpack(packed)
-  if rec and rec[1] >= 2 and not is_zero({ unpack(rec, 14, 21) }) then
+  if rec and rec[1] >= 2 and rec[14] + rec[15] + rec[16] + rec[17] + rec[18] + rec[19] > 0 then
     out[#out + 1] = { id, rec[2], rec[3], rec[1] == 3 and 1 or 0, unpack(rec, 14, 21) }
   end
 end

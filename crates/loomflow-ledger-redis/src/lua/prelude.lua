@@ -139,6 +139,11 @@ local function level(c, cap)
   local used, held = numbers(c, cap)
   return used + held
 end
+-- What the client reads off when a counter's quota comes back: the oldest slice, or the window it stands in.
+local function stands(cell)
+  if cell.rolls then return cell.c[16] or '' end
+  return cell.c[1]
+end
 local function bit_of(cap) return bit.lshift(1, cap - 1) end
 
 local function slice(cell, at)

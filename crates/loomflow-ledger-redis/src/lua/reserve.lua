@@ -26,7 +26,7 @@ local levels = { { 'g', all }, { 'u', user }, { 'r', life } }
 local function refuse(why, entity, cell, cap, needed)
   save()
   local used, held = numbers(cell.c, cap[1])
-  return { more, why, entity, cap[1], cap[2], used, held, needed, now, not cell.run and cell.c[16] or '' }
+  return { more, why, entity, cap[1], cap[2], used, held, needed, now, stands(cell) }
 end
 
 if ARGV[17] == '?' then

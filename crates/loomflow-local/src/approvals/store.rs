@@ -1,99 +1,67 @@
-//! Requests for approval, in memory: single use, bound to one call, visible to who made them and who may decide.
+//! Requests for approval and remembered approvals, in memory: single use, bound to one call, visible to who made them and
+//! who may decide.
 
-use std::collections::BTreeSet;
+mod shelf;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hashbrown::HashMap;
+use loomflow_core::rules::approvals::{self as rules, Decider};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore, Clock, Digest,
-    Epoch, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Namespace, Owned, Owner, Result, Scope,
-    SystemClock, TenantData, Timestamp, UserId, export_from,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore,
+    Clock, Digest, Epoch, Erase, Erased, Error, ErrorKind, ExportStream, GrantId, Owned, Owner, Result,
+    Scope, SystemClock, TenantData, Timestamp, UserId, export_from,
 };
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::Notify;
 
+use self::shelf::{Filed, Full, Shelf};
 use crate::epochs::{EpochTable, MAX_ERASED};
 
 /// A waiter looks at the clock again after this long, so that a clock that is set does not strand it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Keeps requests for approval in memory.
+/// Keeps requests for approval, and approvals that are remembered, in memory.
 ///
-/// It holds 100,000 requests, and 1,000 of one tenant. Where it is full, requests that were used or have expired make
-/// room, oldest first; what can still be decided or used is never given up, and a further request is refused with
-/// [`ErrorKind::Capacity`].
+/// It holds 100,000 requests, and 1,000 of one tenant; and 100,000 grants, 100 of one tenant. Where it is full, requests that
+/// were used or have expired and grants that are over make room; what can still be decided or used is never given up, and a
+/// further one is refused with [`ErrorKind::Capacity`].
 pub struct InMemoryApprovalStore {
     clock: Arc<dyn Clock>,
-    max_requests: usize,
-    max_per_user: usize,
+    /// The most, and the most of one tenant.
+    requests: (usize, usize),
+    grants: (usize, usize),
     table: Mutex<Table>,
 }
 
 struct Table {
-    rows: HashMap<ApprovalId, Row>,
-    /// Ordered by when they were asked.
-    by_owner: HashMap<Owner, BTreeSet<(Timestamp, ApprovalId)>>,
-    /// Whom a request names as an approver, within its namespace.
-    by_approver: HashMap<(Namespace, UserId), BTreeSet<(Timestamp, ApprovalId)>>,
+    requests: Shelf<ApprovalId, Row>,
+    grants: Shelf<GrantId, ApprovalGrant>,
     epochs: EpochTable,
-    /// Until when a sweep over everything is known to find nothing, so that a full store is not swept for each refusal.
-    swept_until: Timestamp,
 }
 
 struct Row {
-    owner: Owner,
     approval: Approval,
     changed: Arc<Notify>,
 }
 
 impl Row {
-    fn pending(owner: Owner, request: ApprovalRequest) -> Self {
+    fn pending(owner: Owner, request: ApprovalRequest) -> Filed<Self> {
+        let (at, approvers) = (request.requested_at, request.approvers.clone());
         let approval = Approval::new(request, ApprovalState::Pending);
-        Self { owner, approval, changed: Arc::new(Notify::new()) }
+        Filed { owner, at, approvers, record: Self { approval, changed: Arc::new(Notify::new()) } }
     }
 
-    /// Where the request stands at `now`: time ends what nobody ended.
     fn state(&self, now: Timestamp) -> ApprovalState {
-        match &self.approval.state {
-            ApprovalState::Consumed => ApprovalState::Consumed,
-            _ if now >= self.approval.request.expires_at => ApprovalState::Expired,
-            state => state.clone(),
-        }
+        rules::state_at(&self.approval.state, self.approval.request.expires_at, now)
     }
+}
 
-    fn is_over(&self, now: Timestamp) -> bool {
-        matches!(self.state(now), ApprovalState::Consumed | ApprovalState::Expired)
-    }
-
-    fn seen_at(&self, now: Timestamp) -> Owned<Approval> {
-        Owned::new(self.owner.clone(), Approval::new(self.approval.request.clone(), self.state(now)))
-    }
-
-    fn place(&self) -> (Timestamp, ApprovalId) {
-        (self.approval.request.requested_at, self.approval.request.id)
-    }
-
-    /// Records a decision on a request that is pending.
-    fn decide(&mut self, decision: ApprovalDecision, by: Option<UserId>, now: Timestamp) -> Result<()> {
-        if let ApprovalDecision::Edit { args } = &decision
-            && !args.is_object()
-        {
-            return Err(Error::invalid_input("edited arguments are a JSON object"));
-        }
-        match self.state(now) {
-            ApprovalState::Pending => {
-                self.approval.state = ApprovalState::Decided { decision, by };
-                self.changed.notify_waiters();
-                Ok(())
-            }
-            ApprovalState::Expired => Err(conflict("the request has expired")),
-            _ => Err(conflict("the request was decided already")),
-        }
-    }
+fn seen_at(filed: &Filed<Row>, now: Timestamp) -> Owned<Approval> {
+    let seen = Approval::new(filed.record.approval.request.clone(), filed.record.state(now));
+    Owned::new(filed.owner.clone(), seen)
 }
 
 impl InMemoryApprovalStore {
@@ -102,14 +70,12 @@ impl InMemoryApprovalStore {
     pub fn new() -> Self {
         Self {
             clock: Arc::new(SystemClock),
-            max_requests: 100_000,
-            max_per_user: 1_000,
+            requests: (100_000, rules::MAX_REQUESTS_PER_USER),
+            grants: (100_000, rules::MAX_GRANTS_PER_USER),
             table: Mutex::new(Table {
-                rows: HashMap::new(),
-                by_owner: HashMap::new(),
-                by_approver: HashMap::new(),
+                requests: Shelf::new(),
+                grants: Shelf::new(),
                 epochs: EpochTable::new(MAX_ERASED),
-                swept_until: Timestamp::MIN,
             }),
         }
     }
@@ -117,8 +83,14 @@ impl InMemoryApprovalStore {
     /// Holds at most `requests`, and at most `per_user` of one tenant.
     #[must_use]
     pub fn with_capacity(mut self, requests: usize, per_user: usize) -> Self {
-        self.max_requests = requests;
-        self.max_per_user = per_user;
+        self.requests = (requests, per_user);
+        self
+    }
+
+    /// Holds at most `grants` that are live, and at most `per_user` of one tenant.
+    #[must_use]
+    pub fn with_grants(mut self, grants: usize, per_user: usize) -> Self {
+        self.grants = (grants, per_user);
         self
     }
 
@@ -133,94 +105,87 @@ impl InMemoryApprovalStore {
     /// that such a row is noticed; nothing else may call it.
     #[doc(hidden)]
     pub fn plant_for_conformance(&self, filed_under: &Owner, owner: Owner, request: ApprovalRequest) {
-        let row = Row::pending(owner, request);
+        let id = request.id;
+        self.table.lock().requests.misfile(filed_under, id, Row::pending(owner, request));
+    }
+
+    /// As [`InMemoryApprovalStore::plant_for_conformance`], for a grant.
+    #[doc(hidden)]
+    pub fn plant_grant_for_conformance(&self, filed_under: &Owner, owner: Owner, grant: ApprovalGrant) {
+        self.table.lock().grants.misfile(filed_under, grant.id, filed(owner, grant));
+    }
+
+    fn record(
+        &self,
+        scope: &Scope,
+        id: ApprovalId,
+        decider: Decider<'_>,
+        decision: ApprovalDecision,
+        now: Timestamp,
+    ) -> Result<()> {
         let mut table = self.table.lock();
-        table.by_owner.entry(filed_under.clone()).or_default().insert(row.place());
-        table.rows.insert(row.approval.request.id, row);
+        let found = match decider {
+            Decider::Person(_) => table.visible(scope, id)?,
+            Decider::Handler(_) => table.own(scope, id)?,
+        };
+        let owner = found.owner.clone();
+        if scope.owns(&owner) {
+            table.epochs.check(scope, "decide approval")?;
+        }
+        let grant =
+            rules::decide(&table.own_of(&owner, id)?.record.approval, &owner, decider, &decision, now)?;
+        if let Some(grant) = grant {
+            table.remember(owner.clone(), grant, self.grants, now)?;
+        }
+        let by = decider.user_id().cloned();
+        let row = &mut table.own_of(&owner, id)?.record;
+        row.approval.state = ApprovalState::Decided { decision, by };
+        row.changed.notify_waiters();
+        Ok(())
     }
 }
 
+fn filed(owner: Owner, grant: ApprovalGrant) -> Filed<ApprovalGrant> {
+    Filed { owner, at: grant.granted_at, approvers: grant.approvers.clone(), record: grant }
+}
+
+fn shown(filed: &Filed<ApprovalGrant>) -> Owned<ApprovalGrant> {
+    Owned::new(filed.owner.clone(), filed.record.clone())
+}
+
 impl Table {
-    fn own(&mut self, scope: &Scope, id: ApprovalId) -> Result<&mut Row> {
-        self.rows.get_mut(&id).filter(|row| scope.owns(&row.owner)).ok_or_else(not_found)
+    fn own_of(&mut self, owner: &Owner, id: ApprovalId) -> Result<&mut Filed<Row>> {
+        self.requests.get_mut(id).filter(|row| row.owner == *owner).ok_or_else(rules::not_found)
     }
 
-    fn visible(&mut self, scope: &Scope, id: ApprovalId) -> Result<&mut Row> {
-        let may_see =
-            |row: &Row| scope.owns(&row.owner) || row.approval.request.may_decide(&row.owner, scope.owner());
-        self.rows.get_mut(&id).filter(|row| may_see(row)).ok_or_else(not_found)
+    fn own(&mut self, scope: &Scope, id: ApprovalId) -> Result<&mut Filed<Row>> {
+        self.own_of(scope.owner(), id)
     }
 
-    fn insert(&mut self, row: Row) {
-        let place = row.place();
-        self.by_owner.entry(row.owner.clone()).or_default().insert(place);
-        for approver in row.approval.request.approvers.iter() {
-            let key = (row.owner.namespace().clone(), approver.clone());
-            self.by_approver.entry(key).or_default().insert(place);
-        }
-        self.rows.insert(place.1, row);
+    fn visible(&self, scope: &Scope, id: ApprovalId) -> Result<&Filed<Row>> {
+        self.requests.get(id).filter(|row| is_visible(row, scope)).ok_or_else(rules::not_found)
     }
 
-    fn remove(&mut self, id: ApprovalId) {
-        let Some(row) = self.rows.remove(&id) else { return };
-        let place = row.place();
-        if let Some(places) = self.by_owner.get_mut(&row.owner) {
-            places.remove(&place);
-            if places.is_empty() {
-                self.by_owner.remove(&row.owner);
-            }
-        }
-        for approver in row.approval.request.approvers.iter() {
-            let key = (row.owner.namespace().clone(), approver.clone());
-            if let Some(places) = self.by_approver.get_mut(&key) {
-                places.remove(&place);
-                if places.is_empty() {
-                    self.by_approver.remove(&key);
-                }
-            }
-        }
-        row.changed.notify_waiters();
-    }
-
-    /// Makes room for one more request of `owner` out of what is over. A sweep frees everything it can, so that its
-    /// cost is shared by the requests that follow.
-    fn make_room(&mut self, owner: &Owner, max: usize, max_per_user: usize, now: Timestamp) -> Result<()> {
-        if self.by_owner.get(owner).is_some_and(|own| own.len() >= max_per_user) {
-            let own: Vec<_> = self.by_owner.get(owner).into_iter().flatten().map(|(_, id)| *id).collect();
-            self.sweep(own, now);
-            if self.by_owner.get(owner).is_some_and(|own| own.len() >= max_per_user) {
-                return Err(full("this user has", max_per_user));
-            }
-        }
-        if self.rows.len() >= max && now >= self.swept_until {
-            let all: Vec<_> = self.rows.keys().copied().collect();
-            self.sweep(all, now);
-            self.swept_until =
-                self.rows.values().map(|row| row.approval.request.expires_at).min().unwrap_or_default();
-        }
-        if self.rows.len() >= max {
-            return Err(full("there are", max));
-        }
+    fn remember(
+        &mut self,
+        owner: Owner,
+        grant: ApprovalGrant,
+        most: (usize, usize),
+        now: Timestamp,
+    ) -> Result<()> {
+        let is_over = |grant: &ApprovalGrant| grant.expires_at <= now;
+        let (_, room) = self.grants.make_room(&owner, most, now, is_over, |grant| grant.expires_at);
+        room.map_err(|full| match full {
+            Full::OfUser => rules::too_many_grants("this user has", most.1),
+            Full::Altogether => rules::too_many_grants("there are", most.0),
+        })?;
+        self.grants.insert(grant.id, filed(owner, grant));
         Ok(())
     }
+}
 
-    fn sweep(&mut self, ids: Vec<ApprovalId>, now: Timestamp) {
-        for id in ids {
-            if self.rows.get(&id).is_some_and(|row| row.is_over(now)) {
-                self.remove(id);
-            }
-        }
-    }
-
-    fn places(&self, scope: &Scope) -> BTreeSet<(Timestamp, ApprovalId)> {
-        let mut places = self.by_owner.get(scope.owner()).cloned().unwrap_or_default();
-        if let Some(user) = scope.user_id()
-            && let Some(asked) = self.by_approver.get(&(scope.namespace().clone(), user.clone()))
-        {
-            places.extend(asked);
-        }
-        places
-    }
+fn is_visible(filed: &Filed<Row>, scope: &Scope) -> bool {
+    scope.owns(&filed.owner) || filed.record.approval.request.may_decide(&filed.owner, scope.owner())
 }
 
 impl Default for InMemoryApprovalStore {
@@ -231,8 +196,10 @@ impl Default for InMemoryApprovalStore {
 
 impl fmt::Debug for InMemoryApprovalStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = self.table.lock();
         f.debug_struct("InMemoryApprovalStore")
-            .field("requests", &self.table.lock().rows.len())
+            .field("requests", &table.requests.len())
+            .field("grants", &table.grants.len())
             .finish_non_exhaustive()
     }
 }
@@ -243,28 +210,30 @@ impl ApprovalStore for InMemoryApprovalStore {
         let now = self.clock.now();
         let mut table = self.table.lock();
         table.epochs.check(scope, "create approval")?;
-        if table.rows.contains_key(&request.id) {
-            return Err(conflict("a request of that id exists already"));
+        if table.requests.get(request.id).is_some() {
+            return Err(Error::new(ErrorKind::Conflict, "a request of that id exists already"));
         }
-        table.make_room(scope.owner(), self.max_requests, self.max_per_user, now)?;
-        table.insert(Row::pending(scope.owner().clone(), request));
+        let is_over = |row: &Row| rules::is_over(&row.state(now));
+        let ends = |row: &Row| row.approval.request.expires_at;
+        let (gone, room) = table.requests.make_room(scope.owner(), self.requests, now, is_over, ends);
+        gone.iter().for_each(|row| row.record.changed.notify_waiters());
+        room.map_err(|full| match full {
+            Full::OfUser => rules::too_many_requests("this user has", self.requests.1),
+            Full::Altogether => rules::too_many_requests("there are", self.requests.0),
+        })?;
+        table.requests.insert(request.id, Row::pending(scope.owner().clone(), request));
         Ok(())
     }
 
     async fn get(&self, scope: &Scope, id: ApprovalId, now: Timestamp) -> Result<Owned<Approval>> {
-        self.table.lock().visible(scope, id).map(|row| row.seen_at(now))
+        self.table.lock().visible(scope, id).map(|row| seen_at(row, now))
     }
 
     async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
-        let mut table = self.table.lock();
-        let places = table.places(scope);
-        Ok(places
-            .into_iter()
-            .filter_map(|(_, id)| {
-                let row = table.visible(scope, id).ok()?;
-                (row.state(now) == ApprovalState::Pending).then(|| row.seen_at(now))
-            })
-            .collect())
+        let table = self.table.lock();
+        let pending = |row: &Filed<Row>| row.record.state(now) == ApprovalState::Pending;
+        let known = table.requests.known_to(scope).map(|(_, row)| row);
+        Ok(known.filter(|row| is_visible(row, scope) && pending(row)).map(|row| seen_at(row, now)).collect())
     }
 
     async fn decide(
@@ -274,12 +243,7 @@ impl ApprovalStore for InMemoryApprovalStore {
         decision: ApprovalDecision,
         now: Timestamp,
     ) -> Result<()> {
-        let mut table = self.table.lock();
-        let row = table.visible(scope, id)?;
-        if !row.approval.request.may_decide(&row.owner, scope.owner()) {
-            return Err(Error::new(ErrorKind::Denied, "who asked for an approval may not give it"));
-        }
-        row.decide(decision, scope.user_id().cloned(), now)
+        self.record(scope, id, Decider::Person(scope.owner()), decision, now)
     }
 
     async fn decide_by_handler(
@@ -290,7 +254,7 @@ impl ApprovalStore for InMemoryApprovalStore {
         by: Option<UserId>,
         now: Timestamp,
     ) -> Result<()> {
-        self.table.lock().own(scope, id)?.decide(decision, by, now)
+        self.record(scope, id, Decider::Handler(by.as_ref()), decision, now)
     }
 
     async fn consume(
@@ -302,28 +266,42 @@ impl ApprovalStore for InMemoryApprovalStore {
         now: Timestamp,
     ) -> Result<(ApprovalDecision, Option<UserId>)> {
         let mut table = self.table.lock();
-        let row = table.own(scope, id)?;
-        let taken = match row.state(now) {
-            ApprovalState::Decided { decision, by } => (decision, by),
-            ApprovalState::Pending => return Err(conflict("nobody has decided the request")),
-            ApprovalState::Expired => return Err(conflict("the request has expired")),
-            _ => return Err(conflict("the approval was used already")),
-        };
-        let request = &row.approval.request;
-        if request.digest != binding {
-            return Err(conflict("the approval was given for another call"));
-        }
-        if request.policy_version != policy_version {
-            return Err(conflict("the policy changed since the approval was asked for"));
-        }
+        let row = &mut table.own(scope, id)?.record;
+        let taken = rules::consume(&row.approval, binding, policy_version, now)?;
         row.approval.state = ApprovalState::Consumed;
         row.changed.notify_waiters();
-        table.swept_until = Timestamp::MIN;
+        table.requests.sweep_again();
         Ok(taken)
     }
 
+    async fn remembered(
+        &self,
+        scope: &Scope,
+        tool: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Owned<ApprovalGrant>>> {
+        let table = self.table.lock();
+        let live = |grant: &ApprovalGrant| *grant.tool == *tool && now < grant.expires_at;
+        let own = table.grants.own(scope.owner()).map(|(_, grant)| grant);
+        Ok(own.filter(|grant| live(&grant.record)).map(shown).collect())
+    }
+
+    async fn grants(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<ApprovalGrant>>> {
+        let table = self.table.lock();
+        let known = table.grants.known_to(scope).map(|(_, grant)| grant);
+        Ok(known.filter(|grant| now < grant.record.expires_at).map(shown).collect())
+    }
+
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+        let mut table = self.table.lock();
+        let known = |grant: &&Filed<ApprovalGrant>| grant.record.is_known_to(&grant.owner, scope.owner());
+        table.grants.get(id).filter(known).ok_or_else(rules::not_found)?;
+        table.grants.remove(id);
+        Ok(())
+    }
+
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()> {
-        let changed = self.table.lock().own(scope, id)?.changed.clone();
+        let changed = self.table.lock().own(scope, id)?.record.changed.clone();
         let mut change = std::pin::pin!(changed.notified());
         // Registered before the look, so that a decision between the look and the wait is not missed.
         change.as_mut().enable();
@@ -332,10 +310,10 @@ impl ApprovalStore for InMemoryApprovalStore {
             let mut table = self.table.lock();
             // Gone since the first look: the caller looks again and is told so.
             let Ok(row) = table.own(scope, id) else { return Ok(()) };
-            if row.state(now) != ApprovalState::Pending {
+            if row.record.state(now) != ApprovalState::Pending {
                 return Ok(());
             }
-            row.approval.request.expires_at.saturating_since(now)
+            row.record.approval.request.expires_at.saturating_since(now)
         };
         // Changed or not: the caller looks again either way.
         let _either = tokio::time::timeout(left.min(LONGEST_WAIT), change).await;
@@ -356,76 +334,42 @@ impl TenantData for InMemoryApprovalStore {
     async fn export(&self, scope: &Scope) -> Result<ExportStream> {
         let now = self.clock.now();
         let table = self.table.lock();
-        let own = table.by_owner.get(scope.owner()).into_iter().flatten();
-        Ok(export_from(
-            own.filter_map(|(_, id)| table.rows.get(id))
-                .map(|row| Owned::new(row.owner.clone(), exported(&row.approval.request, &row.state(now))))
-                .collect(),
-        ))
+        let requests = table.requests.own(scope.owner()).map(|(_, row)| {
+            let item = rules::export_approval(&row.record.approval.request, &row.record.state(now));
+            Owned::new(row.owner.clone(), item)
+        });
+        let grants = table.grants.own(scope.owner());
+        let grants = grants.map(|(_, g)| Owned::new(g.owner.clone(), rules::export_grant(&g.record)));
+        Ok(export_from(requests.chain(grants).collect()))
     }
 
     async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
         let mut table = self.table.lock();
         table.epochs.advance(scope)?;
         let receipt = Erased::new(self.store_name());
-        let own: Vec<_> = table.by_owner.get(scope.owner()).into_iter().flatten().copied().collect();
+        let owner = scope.owner();
         if what.session.is_some() {
-            let receipt = receipt.with_count("approval", 0);
-            return Ok(if own.is_empty() {
-                receipt
-            } else {
-                receipt.with_retained(
-                    "approvals: they belong to a run and not to a session, and go with everything",
-                )
-            });
+            let held = table.requests.own(owner).next().is_some() || table.grants.own(owner).next().is_some();
+            let receipt = receipt.with_count("approval", 0).with_count("grant", 0);
+            return Ok(if held { receipt.with_retained(rules::NOT_OF_A_SESSION) } else { receipt });
         }
-        let gone = own.into_iter().filter(|(at, _)| what.before.is_none_or(|before| *at < before));
-        let mut count = 0;
-        for (_, id) in gone.collect::<Vec<_>>() {
-            table.remove(id);
-            count += 1;
+        let goes = |asked: Timestamp| what.before.is_none_or(|before| asked < before);
+        let requests: Vec<_> =
+            table.requests.own(owner).filter(|(_, row)| goes(row.at)).map(|(id, _)| id).collect();
+        let grants: Vec<_> = table
+            .grants
+            .own(owner)
+            .filter(|(_, grant)| goes(grant.record.requested_at))
+            .map(|(id, _)| id)
+            .collect();
+        for row in requests.iter().filter_map(|id| table.requests.remove(*id)).collect::<Vec<_>>() {
+            row.record.changed.notify_waiters();
         }
-        Ok(receipt.with_count("approval", count))
+        for id in &grants {
+            table.grants.remove(*id);
+        }
+        Ok(receipt.with_count("approval", requests.len() as u64).with_count("grant", grants.len() as u64))
     }
-}
-
-fn exported(request: &ApprovalRequest, state: &ApprovalState) -> ExportItem {
-    let (state, decision, by) = match state {
-        ApprovalState::Pending => ("pending", None, None),
-        ApprovalState::Decided { decision, by } => ("decided", Some(decision), by.as_ref()),
-        ApprovalState::Consumed => ("consumed", None, None),
-        _ => ("expired", None, None),
-    };
-    let data = json!({
-        "id": request.id,
-        "run_id": request.run,
-        "call_id": request.call_id,
-        "tool": request.tool,
-        "effect": request.effect,
-        "arguments": request.arguments,
-        "why": request.why,
-        "requested_at": request.requested_at,
-        "expires_at": request.expires_at,
-        "state": state,
-        "decision": decision,
-        "by": by,
-    });
-    ExportItem::new("approval", data)
-}
-
-fn conflict(why: &'static str) -> Error {
-    Error::new(ErrorKind::Conflict, why)
-}
-
-fn not_found() -> Error {
-    Error::new(ErrorKind::NotFound, "there is no such approval, or it is not yours")
-}
-
-fn full(who: &str, max: usize) -> Error {
-    Error::new(
-        ErrorKind::Capacity,
-        format!("{who} {max} requests for approval that are not over, the most allowed"),
-    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::holds::PLACE_BITS;
 
 /// The keyed hash of a partition: 128 bits of SipHash under a key that never leaves the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ident(pub(super) u128);
+pub(crate) struct Ident(pub(crate) u128);
 
 impl Ident {
     /// For a table's index.
@@ -17,18 +17,18 @@ impl Ident {
     }
 
     /// Which of `shards` (a power of two) keeps the partition.
-    pub(super) fn shard(self, shards: usize) -> usize {
+    pub(crate) fn shard(self, shards: usize) -> usize {
         (self.0 >> 64) as usize & (shards - 1)
     }
 }
 
 /// The process's random key.
 #[derive(Debug, Default)]
-pub(super) struct Keys(RandomState);
+pub(crate) struct Keys(RandomState);
 
 impl Keys {
     /// The key of a partition, made from its injective encoding.
-    pub(super) fn ident(&self, owner: &Owner) -> Ident {
+    pub(crate) fn ident(&self, owner: &Owner) -> Ident {
         let encoded = owner.encode();
         let mut hasher = self.0.build_hasher();
         hasher.write(&encoded);

@@ -18,7 +18,7 @@
 mod bounded;
 mod global;
 mod holds;
-mod keys;
+pub(crate) mod keys;
 mod shard;
 mod spill;
 mod time;

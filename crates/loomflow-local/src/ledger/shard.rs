@@ -383,7 +383,8 @@ impl Shard {
             return Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet"));
         };
         settled.excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
-        let used = Totals::new(actual, 0, 0);
+        // An invoice says nothing of time.
+        let used = Totals::new(actual, charged.wall, 0);
         self.correct(book, now, &record, &charged, &used, &mut settled.warnings);
         self.forget_late(record.user, place);
         Ok(settled)
@@ -398,7 +399,7 @@ impl Shard {
         let estimate = |place| {
             let record = self.holds.get_mut(place);
             match record.state {
-                State::Estimated { charged, expired } if !charged.is_zero() => {
+                State::Estimated { charged, expired } if charged.usage != Usage::default() => {
                     let id = HoldId::from_u128(record.id);
                     Some(EstimatedCharge::new(id, record.key, charged.usage, expired))
                 }

@@ -33,13 +33,25 @@ impl Globs {
         Ok(globs)
     }
 
+    /// The patterns, in an order that does not depend on how they were given.
+    pub(crate) fn content(&self) -> Vec<&str> {
+        let any = self.any.then_some("*");
+        let mut all: Vec<&str> =
+            self.exact.iter().chain(&self.patterns).map(String::as_str).chain(any).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     pub(crate) fn matches(&self, name: &str) -> bool {
         self.any || self.exact.contains(name) || self.patterns.iter().any(|p| glob(p, name))
     }
 }
 
+/// Whether all of `name` fits `pattern`, in which `*` is any run of characters.
+///
 /// Matches with one step of backtracking, so a hostile pattern costs pattern × name at worst.
-fn glob(pattern: &str, name: &str) -> bool {
+pub(crate) fn glob(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

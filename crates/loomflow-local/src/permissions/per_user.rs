@@ -6,42 +6,73 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hashbrown::HashMap;
-use loomflow_core::{Decision, Effect, Permissions, Result, RunContext, ToolCall, UserId};
-use parking_lot::RwLock;
+use loomflow_core::{Decision, Effect, Judged, Permissions, Result, RunContext, ToolCall, UserId};
+use parking_lot::{Mutex, RwLock};
 
 use crate::permissions::StandardPermissions;
+use crate::permissions::standard::hash;
 
 /// A policy for each user that has one of its own, and one for everybody else.
 ///
 /// Users are compared bytewise; no key is a pattern. The anonymous bucket has the policy of
 /// [`anonymous`](Self::anonymous), or else the default one: no user id can name it.
 ///
-/// [`replace`](Self::replace) exchanges everything at once: a check sees the old policies or the new ones, and
+/// [`replace`](Self::replace) exchanges everything at once: a check sees the old policies or the new ones and waits for neither, and
 /// [`version`](Permissions::version) changes, so that no approval given under the old ones is valid under the new.
-pub struct PerUserPermissions(RwLock<Arc<State>>);
+///
+/// The first version is a hash of the content, so that after a restart with the same policies an approval is still valid, and
+/// with others it is not. A reload takes a version that this process has not had, even if it brings an old content back: what was
+/// approved before a reload is asked about again. Policies that are not [`StandardPermissions`] add whatever version they
+/// report themselves.
+pub struct PerUserPermissions {
+    state: RwLock<Arc<State>>,
+    /// One reload at a time; checks never take this.
+    reloading: Mutex<()>,
+}
+
+/// What one policy is and what it adds to the version.
+#[derive(Clone)]
+struct Entry {
+    policy: Arc<dyn Permissions>,
+    share: u64,
+}
 
 #[derive(Clone)]
 struct State {
-    default: Arc<dyn Permissions>,
-    anonymous: Option<Arc<dyn Permissions>>,
-    users: HashMap<UserId, Arc<dyn Permissions>>,
+    default: Entry,
+    anonymous: Option<Entry>,
+    users: HashMap<UserId, Entry>,
     /// The policies whose own version can change: all but the standard ones, which are values.
     live: Vec<Arc<dyn Permissions>>,
-    /// What the versions of `live` are added to.
+    /// What the versions of `live` are added to: the sum of all shares, or what a reload made of it.
     base: u64,
 }
 
+/// How far a reload moves the version: further than live policies change theirs while it happens.
+const RELOADED: u64 = 1 << 32;
+
 impl State {
-    fn take<P: Permissions>(&mut self, policy: P) -> Arc<dyn Permissions> {
+    /// Enters a policy under a name of its own, so that two exchanged policies do not add up to the same.
+    fn take<P: Permissions>(&mut self, part: &str, name: &str, policy: P) -> Entry {
+        let is_value = TypeId::of::<P>() == TypeId::of::<StandardPermissions>();
+        let content = if is_value { policy.version() } else { 0 };
         let policy: Arc<dyn Permissions> = Arc::new(policy);
-        if TypeId::of::<P>() != TypeId::of::<StandardPermissions>() {
+        if !is_value {
             self.live.push(policy.clone());
         }
-        policy
+        let share = hash(&[part.as_bytes(), name.as_bytes(), &content.to_be_bytes(), &[u8::from(is_value)]]);
+        self.base = self.base.wrapping_add(share);
+        Entry { policy, share }
     }
 
-    fn live_versions(&self) -> u64 {
-        self.live.iter().fold(0, |sum, policy| sum.wrapping_add(policy.version()))
+    /// Leaves out a policy that another took the place of.
+    fn leave(&mut self, entry: &Entry) {
+        self.base = self.base.wrapping_sub(entry.share);
+        self.live.retain(|live| !Arc::ptr_eq(live, &entry.policy));
+    }
+
+    fn version(&self) -> u64 {
+        self.live.iter().fold(self.base, |sum, policy| sum.wrapping_add(policy.version()))
     }
 }
 
@@ -49,70 +80,85 @@ impl PerUserPermissions {
     /// `default` for everybody.
     #[must_use]
     pub fn new(default: impl Permissions) -> Self {
-        let nobody: Arc<dyn Permissions> = Arc::new(StandardPermissions::default());
+        let nobody = Entry { policy: Arc::new(StandardPermissions::default()), share: 0 };
         let mut state =
             State { default: nobody, anonymous: None, users: HashMap::new(), live: Vec::new(), base: 0 };
-        state.default = state.take(default);
-        Self(RwLock::new(Arc::new(state)))
+        state.default = state.take("default", "", default);
+        Self { state: RwLock::new(Arc::new(state)), reloading: Mutex::new(()) }
     }
 
-    /// Gives `user` a policy of its own, in full: nothing of the default one applies to it.
+    /// Gives `user` a policy of its own, in full: nothing of the default one applies to it. Takes the place of an earlier one.
     #[must_use]
     pub fn policy(mut self, user: UserId, policy: impl Permissions) -> Self {
-        let state = Arc::make_mut(self.0.get_mut());
-        let policy = state.take(policy);
-        state.users.insert(user, policy);
+        let state = Arc::make_mut(self.state.get_mut());
+        let entry = state.take("user", user.as_str(), policy);
+        if let Some(earlier) = state.users.insert(user, entry) {
+            state.leave(&earlier);
+        }
         self
     }
 
-    /// Gives the anonymous bucket a policy of its own.
+    /// Gives the anonymous bucket a policy of its own. Takes the place of an earlier one.
     #[must_use]
     pub fn anonymous(mut self, policy: impl Permissions) -> Self {
-        let state = Arc::make_mut(self.0.get_mut());
-        let policy = state.take(policy);
-        state.anonymous = Some(policy);
+        let state = Arc::make_mut(self.state.get_mut());
+        let entry = state.take("anonymous", "", policy);
+        if let Some(earlier) = state.anonymous.replace(entry) {
+            state.leave(&earlier);
+        }
         self
     }
 
     /// Takes over all the policies of `other` at once, and changes the version.
     pub fn replace(&self, other: Self) {
-        let mut state = other.0.into_inner();
-        let mut current = self.0.write();
-        let next = current.base.wrapping_add(current.live_versions()).wrapping_add(1);
-        let base = next.wrapping_sub(state.live_versions());
-        Arc::make_mut(&mut state).base = base;
-        *current = state;
+        let mut next = other.state.into_inner();
+        let _one_at_a_time = self.reloading.lock();
+        let version = self.version().wrapping_add(RELOADED);
+        // `live` is asked now, so that its part of the sum is left out of the base.
+        let live = next.version().wrapping_sub(next.base);
+        Arc::make_mut(&mut next).base = version.wrapping_sub(live);
+        let last = std::mem::replace(&mut *self.state.write(), next);
+        // The old policies go here, after the exchange: ten thousand of them take a while.
+        drop(last);
+    }
+
+    fn now(&self) -> Arc<State> {
+        self.state.read().clone()
     }
 
     fn of(&self, user: Option<&UserId>) -> Arc<dyn Permissions> {
-        let state = self.0.read();
+        let state = self.state.read();
         let own = match user {
             Some(user) => state.users.get(user),
             None => state.anonymous.as_ref(),
         };
-        own.unwrap_or(&state.default).clone()
+        own.unwrap_or(&state.default).policy.clone()
     }
 }
 
 #[async_trait]
 impl Permissions for PerUserPermissions {
     async fn check(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Decision> {
+        self.judge(ctx, call, effect).await.map(|judged| judged.decision)
+    }
+
+    async fn judge(&self, ctx: &RunContext, call: &ToolCall, effect: Effect) -> Result<Judged> {
         // The user is the run's, never anything the call says.
-        self.of(ctx.user_id()).check(ctx, call, effect).await
+        self.of(ctx.user_id()).judge(ctx, call, effect).await
     }
 
     fn version(&self) -> u64 {
-        let state = self.0.read();
-        state.base.wrapping_add(state.live_versions())
+        // Not under the lock: a policy's own code runs here.
+        self.now().version()
     }
 }
 
 impl fmt::Debug for PerUserPermissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.read();
+        let state = self.now();
         f.debug_struct("PerUserPermissions")
-            .field("default", &state.default)
-            .field("anonymous", &state.anonymous)
+            .field("default", &state.default.policy)
+            .field("anonymous", &state.anonymous.as_ref().map(|entry| &entry.policy))
             .field("users", &state.users.len())
             .finish_non_exhaustive()
     }
@@ -192,5 +238,43 @@ mod tests {
             assert!(!seen.contains(&version), "{version} was seen before");
             seen.push(version);
         }
+    }
+
+    #[test]
+    fn the_first_version_is_the_content_in_whatever_order_it_was_given() {
+        let standard = StandardPermissions::default;
+        let bypass = StandardPermissions::bypass;
+        let new = || PerUserPermissions::new(standard());
+        let one = new().policy(user("a"), bypass()).policy(user("b"), standard()).anonymous(bypass());
+        let two = new().anonymous(bypass()).policy(user("b"), standard()).policy(user("a"), bypass());
+        let again = new().policy(user("b"), bypass()).policy(user("a"), standard()).anonymous(standard());
+        let again = again.policy(user("b"), standard()).policy(user("a"), bypass()).anonymous(bypass());
+        assert_eq!(one.version(), two.version());
+        assert_eq!(one.version(), again.version(), "a policy that was overwritten leaves nothing behind");
+        let live = new().policy(user("a"), Living(AtomicU64::new(7))).policy(user("a"), bypass());
+        assert_eq!(live.version(), new().policy(user("a"), bypass()).version());
+        let mut seen = std::collections::BTreeSet::new();
+        for other in [
+            new(),
+            PerUserPermissions::new(bypass()),
+            new().policy(user("a"), bypass()),
+            new().policy(user("b"), bypass()),
+            new().policy(user("a"), standard()),
+            new().anonymous(standard()),
+            new().policy(user("a"), bypass()).policy(user("b"), standard()),
+            new().policy(user("a"), standard()).policy(user("b"), bypass()),
+            one,
+        ] {
+            assert!(seen.insert(other.version()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_content_that_comes_back_is_a_new_version() {
+        let policy = PerUserPermissions::new(StandardPermissions::default());
+        let first = policy.version();
+        policy.replace(PerUserPermissions::new(StandardPermissions::bypass()));
+        policy.replace(PerUserPermissions::new(StandardPermissions::default()));
+        assert_ne!(policy.version(), first);
     }
 }

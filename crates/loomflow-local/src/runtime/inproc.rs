@@ -107,6 +107,11 @@ impl Runtime for InProcRuntime {
         self.0.lock().renew(scope, lease, until)
     }
 
+    async fn set_status(&self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
+        status.check_open()?;
+        self.0.lock().set_status(scope, lease, status)
+    }
+
     async fn begin(&self, scope: &Scope, lease: &RunLease, step: &StepKey) -> Result<Recorded> {
         Ok(match self.0.lock().begin(scope, lease, step)? {
             Known::Fresh => Recorded::Fresh,

@@ -204,6 +204,11 @@ impl Table {
         Ok(())
     }
 
+    pub(super) fn set_status(&mut self, scope: &Scope, lease: &RunLease, status: RunStatus) -> Result<()> {
+        self.held(scope, lease, "set run status")?.status = status;
+        Ok(())
+    }
+
     pub(super) fn begin(&mut self, scope: &Scope, lease: &RunLease, step: &StepKey) -> Result<Known> {
         let (journals, most) = (self.journals, self.limits.steps_per_run);
         let run = self.held(scope, lease, "begin step")?;

@@ -21,22 +21,46 @@ use crate::usage::Usage;
 
 /// What a store loads of one user for an operation, and writes back where it changed.
 ///
-/// It need not be all of the user: the counter and `open_holds` always; the counter of the run that a hold is for; the
-/// hold with the id or the key that is asked about; and every open hold whose lease ran out.
+/// It need not be all of the user: the counter and `open_holds` always; the hold with the id or the key that is asked
+/// about; every open hold whose lease ran out; and the counters of the runs that these holds are for.
+///
+/// An account is of one kind of window. Where a budget's window was changed, the holds and counters of the old one are an
+/// account of their own, and a hold is settled in the account it was reserved in.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Account {
     /// The user's counter.
     pub user: Cell,
-    /// Counters of runs. Only where runs have caps.
-    pub runs: BTreeMap<RunId, Cell>,
+    /// Counters of runs. Only where runs have caps, or had when a hold was made that is open still. A run that ended has
+    /// none: the store takes it out.
+    pub runs: BTreeMap<RunId, RunCell>,
     /// Holds by id.
     pub holds: BTreeMap<HoldId, HoldRecord>,
     /// How many holds are open, those that were not loaded included.
     pub open_holds: u64,
 }
 
-/// A hold as a store keeps it.
+/// The counter of a run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RunCell {
+    /// The hold that the counter began with. It tells this counter from that of an earlier run of the same id, which
+    /// ended while holds of it were open.
+    pub life: HoldId,
+    /// What the run used and holds.
+    pub cell: Cell,
+}
+
+impl RunCell {
+    /// A counter as it was stored.
+    #[must_use]
+    pub fn new(life: HoldId, cell: Cell) -> Self {
+        Self { life, cell }
+    }
+}
+
+/// A hold as a store keeps it. It is given back, charged and corrected in the counters it was reserved in, whatever the
+/// caps are by then.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HoldRecord {
@@ -52,6 +76,10 @@ pub struct HoldRecord {
     pub expires: Timestamp,
     /// The window it was reserved in; of one that is not open, the window it was charged in.
     pub window: i64,
+    /// Whether it is counted among all users together.
+    pub global: bool,
+    /// Which counter of its run it is counted in, if any.
+    pub life: Option<HoldId>,
 }
 
 /// Where a hold stands. A hold that was charged what the provider reported is not kept.
@@ -73,7 +101,7 @@ pub enum HoldState {
 }
 
 impl HoldRecord {
-    /// A hold as it was stored.
+    /// A hold as it was stored, counted for its user alone.
     #[must_use]
     pub fn new(
         key: HoldKey,
@@ -83,7 +111,14 @@ impl HoldRecord {
         expires: Timestamp,
         window: i64,
     ) -> Self {
-        Self { key, state, terms, granted, expires, window }
+        Self { key, state, terms, granted, expires, window, global: false, life: None }
+    }
+
+    /// Says where else it is counted: among all users together, and in which counter of its run.
+    #[must_use]
+    pub fn with_counters(mut self, global: bool, life: Option<HoldId>) -> Self {
+        (self.global, self.life) = (global, life);
+        self
     }
 
     /// Whether it still keeps something aside.
@@ -104,7 +139,8 @@ impl Account {
     }
 
     /// [`Ledger::reserve`](crate::Ledger::reserve). `id` is the id of the hold, if one is granted. `global` is the
-    /// counter of all users together; any blank one where they have no caps.
+    /// counter of all users together: the stored one where they have caps or a loaded hold is counted there, and any blank
+    /// one otherwise.
     ///
     /// # Errors
     ///
@@ -128,19 +164,19 @@ impl Account {
             }
             return Ok(granted(*id, open, Vec::new()));
         }
-        let window = self.enter(books, now, global);
-        let run = self.runs.get(&hold.key.run);
+        let window = self.enter(books, now, global, false);
+        let run = self.runs.get(&hold.key.run).map(|run| &run.cell);
         let amounts = match books.judge(now, &ask, Some(global), &self.user, run) {
             Ok(amounts) => amounts,
             Err(refusal) => return Ok(Reserve::Refused(refusal)),
         };
         let expires = now.saturating_add(hold.lease);
-        let record = HoldRecord::new(hold.key, HoldState::Held, ask.terms(), amounts, expires, window);
-        if !books.run.is_empty() {
-            self.runs.entry(hold.key.run).or_default();
-        }
+        let life = (!books.run.is_empty())
+            .then(|| self.runs.entry(hold.key.run).or_insert_with(|| RunCell::new(id, Cell::default())).life);
+        let record = HoldRecord::new(hold.key, HoldState::Held, ask.terms(), amounts, expires, window)
+            .with_counters(!books.global.is_empty(), life);
         let mut warnings = Vec::new();
-        self.everywhere(books, global, hold.key.run, Some(&mut warnings), |cell, _, _| cell.hold(&amounts));
+        self.everywhere(books, global, &record, Some(&mut warnings), |cell, _, _| cell.hold(&amounts));
         let answer = granted(id, &record, warnings);
         self.holds.insert(id, record);
         self.open_holds += 1;
@@ -197,14 +233,14 @@ impl Account {
         let estimated = matches!(charge, Charge::Used { estimated: true, .. });
         let window = match record.state {
             HoldState::Held | HoldState::Sent => {
-                let window = self.enter(books, now, global);
+                let window = self.enter(books, now, global, record.global);
                 self.settle(books, global, &record, &used, window, Some(&mut settled.warnings));
                 self.open_holds = self.open_holds.saturating_sub(1);
                 window
             }
             HoldState::Estimated { charged, expired: true } => {
                 settled.duplicate = true;
-                self.enter(books, now, global);
+                self.enter(books, now, global, record.global);
                 self.correct(books, global, &record, &charged, &used, &mut settled.warnings);
                 record.window
             }
@@ -235,10 +271,11 @@ impl Account {
         let HoldState::Estimated { charged, .. } = record.state else {
             return Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet"));
         };
-        let used = Totals::charged(&Charge::Used { usage: actual, estimated: false });
+        // An invoice says nothing of time.
+        let used = Totals::new(actual, charged.wall, 0);
         let excess_tokens = actual.total_tokens().saturating_sub(record.granted.tokens());
         let mut settled = Settled { excess_tokens, ..Settled::default() };
-        self.enter(books, now, global);
+        self.enter(books, now, global, record.global);
         self.correct(books, global, &record, &charged, &used, &mut settled.warnings);
         self.leave(id, None, record.window);
         Ok(settled)
@@ -247,13 +284,13 @@ impl Account {
     /// Closes the holds whose lease ran out, each as of the moment it did.
     pub fn expire(&mut self, books: &Books, now: Timestamp, global: &mut Cell) {
         let due = |record: &HoldRecord| record.is_open() && record.expires <= now;
-        let due: Vec<HoldId> = self.holds.iter().filter(|(_, r)| due(r)).map(|(id, _)| *id).collect();
+        let due: Vec<(HoldId, HoldRecord)> =
+            self.holds.iter().filter(|(_, r)| due(r)).map(|(id, r)| (*id, r.clone())).collect();
         if due.is_empty() {
             return;
         }
-        self.enter(books, now, global);
-        for id in due {
-            let Some(mut record) = self.holds.get(&id).cloned() else { continue };
+        self.enter(books, now, global, due.iter().any(|(_, record)| record.global));
+        for (id, mut record) in due {
             let charged = match record.state {
                 HoldState::Sent => Totals::estimate(&record.granted),
                 _ => Totals::default(),
@@ -267,11 +304,11 @@ impl Account {
         }
     }
 
-    /// The charges among the loaded holds that are estimates.
+    /// The charges among the loaded holds that are estimates and that an invoice can correct, in the order of their ids.
     #[must_use]
     pub fn estimates(&self) -> Vec<EstimatedCharge> {
         let estimate = |(id, record): (&HoldId, &HoldRecord)| match record.state {
-            HoldState::Estimated { charged, expired } if !charged.is_zero() => {
+            HoldState::Estimated { charged, expired } if charged.usage != Usage::default() => {
                 Some(EstimatedCharge::new(*id, record.key, charged.usage, expired))
             }
             _ => None,
@@ -284,7 +321,8 @@ impl Account {
     #[must_use]
     pub fn report(&self, books: &Books, now: Timestamp) -> UsageReport {
         let mut seen = self.clone();
-        seen.expire(books, now, &mut Cell::default());
+        // A counter that leads into no window: what all users together have is not looked at.
+        seen.expire(books, now, &mut Cell::new(i64::MIN));
         seen.user.roll(&books.periods, &books.user, books.periods.number(now));
         let mut report = report_of(&seen.user, &books.user, books, now);
         report.open_holds = seen.open_holds;
@@ -299,10 +337,11 @@ impl Account {
         report_of(&cell, &books.global, books, now)
     }
 
-    /// Moves both counters on to the present window. A clock that was set back leads into no old one.
-    fn enter(&mut self, books: &Books, now: Timestamp, global: &mut Cell) -> i64 {
+    /// Moves both counters on to the present window. A clock that was set back leads into no old one. `counted` says that a
+    /// hold is among all users together although they may have no caps by now.
+    fn enter(&mut self, books: &Books, now: Timestamp, global: &mut Cell, counted: bool) -> i64 {
         let mut window = books.periods.number(now).max(self.user.window);
-        if !books.global.is_empty() {
+        if counted || !books.global.is_empty() {
             window = window.max(global.window);
             global.roll(&books.periods, &books.global, window);
         }
@@ -346,7 +385,7 @@ impl Account {
         window: i64,
         warnings: Option<&mut Vec<Warning>>,
     ) {
-        self.everywhere(books, global, record.key.run, warnings, |cell, periods, windowed| {
+        self.everywhere(books, global, record, warnings, |cell, periods, windowed| {
             cell.release(&record.granted);
             cell.charge(periods, if windowed { window } else { 0 }, used);
         });
@@ -362,18 +401,19 @@ impl Account {
         used: &Totals,
         warnings: &mut Vec<Warning>,
     ) {
-        self.everywhere(books, global, record.key.run, Some(warnings), |cell, periods, windowed| {
+        self.everywhere(books, global, record, Some(warnings), |cell, periods, windowed| {
             let window = if windowed { record.window } else { 0 };
             cell.uncharge(periods, window, charged);
             cell.charge(periods, window, used);
         });
     }
 
+    /// Changes every counter that the hold is in.
     fn everywhere(
         &mut self,
         books: &Books,
         global: &mut Cell,
-        run: RunId,
+        record: &HoldRecord,
         mut warnings: Option<&mut Vec<Warning>>,
         change: impl Fn(&mut Cell, &Periods, bool),
     ) {
@@ -383,12 +423,12 @@ impl Account {
                 cell.warn(bounds, warnings);
             }
         };
-        if !books.global.is_empty() {
+        if record.global {
             on(global, &books.global, &books.periods, true);
         }
         on(&mut self.user, &books.user, &books.periods, true);
-        if let Some(cell) = self.runs.get_mut(&run) {
-            on(cell, &books.run, &RUN, false);
+        if let Some(run) = self.runs.get_mut(&record.key.run).filter(|run| Some(run.life) == record.life) {
+            on(&mut run.cell, &books.run, &RUN, false);
         }
     }
 }

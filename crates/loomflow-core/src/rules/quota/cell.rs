@@ -153,12 +153,13 @@ impl Cell {
         }
     }
 
-    /// When the window that `wall` lies in ends, or when a rolling one begins to let go.
+    /// When the present window ends, or when a rolling one begins to let go. The present one is that of `wall`, unless the
+    /// counter stands in a later one because the clock was set back.
     #[must_use]
     pub fn resets_at(&self, periods: &Periods, wall: Timestamp) -> Option<Timestamp> {
         match &self.slices {
             Some(slices) => slices.front().map(|(slice, _)| periods.leaves_at(*slice)),
-            None => periods.window().bounds(wall).map(|(_, end)| end),
+            None => periods.window().bounds(wall.max(periods.starts_at(self.window))).map(|(_, end)| end),
         }
     }
 
@@ -181,6 +182,19 @@ impl Cell {
     fn level(&self, cap: Cap) -> u64 {
         let (used, held) = self.numbers(cap);
         used.saturating_add(held)
+    }
+
+    /// From when on nothing that was used counts any more, as far as windows end: `None` for a lifetime.
+    #[must_use]
+    pub fn ends_at(&self, periods: &Periods) -> Option<Timestamp> {
+        match (periods.window(), &self.slices) {
+            (Window::Lifetime, _) => None,
+            (Window::Rolling(_), slices) => {
+                let last = slices.iter().filter_map(|s| s.back()).map(|(slice, _)| *slice).max();
+                Some(periods.leaves_at(last.unwrap_or(self.window)))
+            }
+            _ => Some(periods.starts_at(self.window.saturating_add(1))),
+        }
     }
 
     pub(super) fn room(&self, cap: Cap, limit: u64) -> u64 {

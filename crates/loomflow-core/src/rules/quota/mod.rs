@@ -11,8 +11,10 @@ mod bounds;
 mod cell;
 mod ids;
 mod period;
+#[cfg(test)]
+mod tests;
 
-pub use account::{Account, HoldRecord, HoldState};
+pub use account::{Account, HoldRecord, HoldState, RunCell};
 pub use amounts::{Amounts, Totals, micros};
 pub use books::Books;
 pub use bounds::{Ask, Bounds, CAPS};

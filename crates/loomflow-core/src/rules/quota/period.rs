@@ -65,6 +65,21 @@ impl Periods {
         }
     }
 
+    /// When the window (or the slice) of this number begins.
+    #[must_use]
+    pub fn starts_at(&self, number: i64) -> Timestamp {
+        match self.window {
+            Window::Lifetime => Timestamp::MIN,
+            Window::Month => {
+                let month = u8::try_from(number.rem_euclid(12) + 1).unwrap_or(1);
+                let year = i32::try_from(number.div_euclid(12)).unwrap_or(i32::MAX);
+                let out = if number < 0 { Timestamp::MIN } else { Timestamp::MAX };
+                Timestamp::from_date(year, month, 1).unwrap_or(out)
+            }
+            _ => Timestamp::from_micros(number.saturating_mul(self.size)),
+        }
+    }
+
     /// Whether what was counted in `window` counts no more at `now`.
     #[must_use]
     pub fn ended(&self, window: i64, now: i64) -> bool {
@@ -115,7 +130,9 @@ mod tests {
             (Window::Month, "2026-12-31T23:59:59.999999Z", "2027-01-01T00:00:00Z"),
         ] {
             let periods = Periods::new(window);
-            assert_eq!(periods.number(at(last)) + 1, periods.number(at(first)), "{window}");
+            let number = periods.number(at(first));
+            assert_eq!(periods.number(at(last)) + 1, number, "{window}");
+            assert_eq!(periods.starts_at(number), at(first), "{window}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Who may decide, when, and how often.
 
 use loomflow_core::danger::assume_scope;
-use loomflow_core::{Effect, Identity, RunId};
+use loomflow_core::{Effect, Identity, Namespace, RunId};
+
+use serde_json::json;
 
 use super::*;
 
@@ -149,7 +151,7 @@ async fn a_full_store_gives_up_only_what_is_over() {
     assert_eq!(kind(create("dave", 100).await), ErrorKind::Capacity, "decided, and still to be used");
     store.consume(&scope("alice"), live, binding(), 7, at(150)).await.unwrap();
     create("dave", 100).await.unwrap();
-    assert_eq!(store.table.lock().rows.len(), 4);
+    assert_eq!(store.table.lock().requests.len(), 4);
 }
 
 #[tokio::test]

@@ -1,0 +1,249 @@
+//! Where a request for approval stands, who may decide it, what a decision makes, and when it may be used: the same in
+//! every approval store.
+
+use serde_json::json;
+
+use crate::approval::{
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalRequest, ApprovalState, ArgumentPattern, GrantTerms,
+    MAX_FIXED_ARGUMENTS,
+};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::UserId;
+use crate::message::Digest;
+use crate::scope::Owner;
+use crate::tenant_data::ExportItem;
+
+/// How many live grants a store keeps of one user, unless it is told otherwise.
+pub const MAX_GRANTS_PER_USER: usize = 100;
+/// How many requests that are not over a store keeps of one user, unless it is told otherwise.
+pub const MAX_REQUESTS_PER_USER: usize = 1_000;
+
+/// What a receipt says where the erasure of a session leaves requests and grants.
+pub const NOT_OF_A_SESSION: &str =
+    "approvals: they belong to a run or a user and not to a session, and go with everything";
+
+/// Who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "a store has a method for each")]
+pub enum Decider<'d> {
+    /// A user.
+    Person(&'d Owner),
+    /// The requester's own handler, and whom it names.
+    Handler(Option<&'d UserId>),
+}
+
+impl Decider<'_> {
+    /// Whom a decision is recorded as made by.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&UserId> {
+        match self {
+            Self::Person(owner) => owner.user_id(),
+            Self::Handler(named) => *named,
+        }
+    }
+}
+
+/// Where a request stands at `now`, given what is recorded: time ends what nobody ended.
+#[must_use]
+pub fn state_at(recorded: &ApprovalState, expires_at: Timestamp, now: Timestamp) -> ApprovalState {
+    match recorded {
+        ApprovalState::Consumed => ApprovalState::Consumed,
+        _ if now >= expires_at => ApprovalState::Expired,
+        state => state.clone(),
+    }
+}
+
+/// Whether a request at `state` can neither be decided nor used any more, and may make room for another.
+#[must_use]
+pub fn is_over(state: &ApprovalState) -> bool {
+    matches!(state, ApprovalState::Consumed | ApprovalState::Expired)
+}
+
+/// Whether `decision` may be recorded for the request of `requester` that stands as `found` says; the grant that is to
+/// be stored with it, if it makes one.
+///
+/// # Errors
+///
+/// - [`ErrorKind::Denied`] for a person who may not decide, or a handler that remembers in the name of nobody who may.
+/// - [`ErrorKind::InvalidInput`] for edited arguments that are no object, and for terms that are wider than they say.
+/// - [`ErrorKind::Conflict`] for a request that is not pending.
+pub fn decide(
+    found: &Approval,
+    requester: &Owner,
+    decider: Decider<'_>,
+    decision: &ApprovalDecision,
+    now: Timestamp,
+) -> Result<Option<ApprovalGrant>> {
+    let request = &found.request;
+    if let Decider::Person(person) = decider
+        && !request.may_decide(requester, person)
+    {
+        return Err(Error::new(ErrorKind::Denied, "who asked for an approval may not give it"));
+    }
+    let grant = match decision {
+        ApprovalDecision::Edit { args } if !args.is_object() => {
+            return Err(Error::invalid_input("edited arguments are a JSON object"));
+        }
+        ApprovalDecision::ApproveAndRemember { grant } => {
+            Some(granted(request, requester, decider, grant, now)?)
+        }
+        _ => None,
+    };
+    match state_at(&found.state, request.expires_at, now) {
+        ApprovalState::Pending => Ok(grant),
+        ApprovalState::Expired => Err(conflict("the request has expired")),
+        _ => Err(conflict("the request was decided already")),
+    }
+}
+
+fn granted(
+    request: &ApprovalRequest,
+    requester: &Owner,
+    decider: Decider<'_>,
+    terms: &GrantTerms,
+    now: Timestamp,
+) -> Result<ApprovalGrant> {
+    if requester.user_id().is_none() {
+        let why = "the anonymous bucket is nobody in particular: approve the call, and remember nothing";
+        return Err(Error::invalid_input(why));
+    }
+    let eligible = |user: &&UserId| {
+        let named = Owner::new(requester.namespace().clone(), crate::Identity::User((*user).clone()));
+        request.may_decide(requester, &named)
+    };
+    let by = decider.user_id().filter(eligible).ok_or_else(|| {
+        Error::new(ErrorKind::Denied, "an approval is remembered in the name of somebody who may give it")
+    })?;
+    check(&terms.arguments, request)?;
+    if terms.expires_at <= now {
+        return Err(Error::invalid_input(
+            "the grant would be over already; set `expires_at` to a later time",
+        ));
+    }
+    Ok(ApprovalGrant {
+        id: request.id.into(),
+        tool: request.tool.clone(),
+        effect: request.effect,
+        tool_digest: request.tool_digest,
+        arguments: terms.arguments.clone(),
+        policy_version: request.policy_version,
+        by: by.clone(),
+        approvers: request.approvers.clone(),
+        requested_at: request.requested_at,
+        granted_at: now,
+        expires_at: terms.expires_at,
+    })
+}
+
+fn check(pattern: &ArgumentPattern, request: &ApprovalRequest) -> Result<()> {
+    if let ArgumentPattern::Fixed { values } = pattern {
+        if values.is_empty() {
+            return Err(Error::invalid_input(
+                "the pattern fixes no argument; name at least one, or say `any` where all arguments are meant",
+            ));
+        }
+        if values.len() > MAX_FIXED_ARGUMENTS {
+            let why = format!("the pattern fixes {} arguments, more than 64", values.len());
+            return Err(Error::invalid_input(why));
+        }
+    }
+    if pattern.matches(&request.arguments) {
+        return Ok(());
+    }
+    Err(Error::invalid_input("the pattern does not cover the arguments of the request it is given on"))
+}
+
+/// What a decision is used for, where it may be: it is recorded as consumed together with this.
+///
+/// # Errors
+///
+/// [`ErrorKind::Conflict`] for a request that is pending, used or over, and for another call or policy than it was for.
+pub fn consume(
+    found: &Approval,
+    binding: Digest,
+    policy_version: u64,
+    now: Timestamp,
+) -> Result<(ApprovalDecision, Option<UserId>)> {
+    let request = &found.request;
+    let taken = match state_at(&found.state, request.expires_at, now) {
+        ApprovalState::Decided { decision, by } => (decision, by),
+        ApprovalState::Pending => return Err(conflict("nobody has decided the request")),
+        ApprovalState::Expired => return Err(conflict("the request has expired")),
+        _ => return Err(conflict("the approval was used already")),
+    };
+    if request.digest != binding {
+        return Err(conflict("the approval was given for another call"));
+    }
+    if request.policy_version != policy_version {
+        return Err(conflict("the policy changed since the approval was asked for"));
+    }
+    Ok(taken)
+}
+
+/// A request as an export has it.
+#[must_use]
+pub fn export_approval(request: &ApprovalRequest, state: &ApprovalState) -> ExportItem {
+    let (state, decision, by) = match state {
+        ApprovalState::Pending => ("pending", None, None),
+        ApprovalState::Decided { decision, by } => ("decided", Some(decision), by.as_ref()),
+        ApprovalState::Consumed => ("consumed", None, None),
+        ApprovalState::Expired => ("expired", None, None),
+    };
+    let data = json!({
+        "id": request.id,
+        "run_id": request.run,
+        "call_id": request.call_id,
+        "tool": request.tool,
+        "effect": request.effect,
+        "arguments": request.arguments,
+        "why": request.why,
+        "requested_at": request.requested_at,
+        "expires_at": request.expires_at,
+        "state": state,
+        "decision": decision,
+        "by": by,
+    });
+    ExportItem::new("approval", data)
+}
+
+/// A grant as an export has it.
+#[must_use]
+pub fn export_grant(grant: &ApprovalGrant) -> ExportItem {
+    let data = json!({
+        "id": grant.id,
+        "tool": grant.tool,
+        "effect": grant.effect,
+        "arguments": grant.arguments,
+        "by": grant.by,
+        "requested_at": grant.requested_at,
+        "granted_at": grant.granted_at,
+        "expires_at": grant.expires_at,
+    });
+    ExportItem::new("grant", data)
+}
+
+/// The answer to somebody who is neither requester nor approver, and for an id that does not exist.
+#[must_use]
+pub fn not_found() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such approval, or it is not yours")
+}
+
+/// The refusal of a request for which there is no room: `who` is `this user has` or `there are`.
+#[must_use]
+pub fn too_many_requests(who: &str, most: usize) -> Error {
+    let why = format!("{who} {most} requests for approval that are not over, the most allowed");
+    Error::new(ErrorKind::Capacity, why)
+}
+
+/// The refusal of a grant for which there is no room.
+#[must_use]
+pub fn too_many_grants(who: &str, most: usize) -> Error {
+    let why =
+        format!("{who} {most} remembered approvals, the most allowed; revoke one, or approve this once");
+    Error::new(ErrorKind::Capacity, why)
+}
+
+fn conflict(why: &'static str) -> Error {
+    Error::new(ErrorKind::Conflict, why)
+}
