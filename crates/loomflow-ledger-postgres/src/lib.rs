@@ -1,3 +1,22 @@
 //! LoomFlow's quota ledger on PostgreSQL.
+//!
 #![doc = include_str!("../docs.md")]
 #![forbid(unsafe_code)]
+
+mod accounts;
+mod batch;
+mod config;
+mod lane;
+mod ledger;
+mod query;
+mod rows;
+mod schema;
+mod store;
+mod sweep;
+mod user;
+
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use config::Fault;
+pub use config::PostgresLedgerConfig;
+pub use ledger::PostgresLedger;

@@ -11,8 +11,11 @@ use crate::pending;
 
 /// Everybody but the application's role sees a table without this policy as the table's owner allows.
 pub(super) const POLICY: &str = "loomflow_partition";
+/// The policy of those tables that show more rows than may be written.
+pub(super) const SEEN: &str = "loomflow_seen";
 
-/// Which rows that policy shows and lets be written, as the server says it back: not a word more may stand there.
+/// Which rows the first of them shows and lets be written, where a table says nothing else, as the server says it back:
+/// not a word more may stand there.
 pub(super) const OWN: &str =
     "(partition = decode(current_setting('loomflow.partition'::text, true), 'hex'::text))";
 
@@ -182,23 +185,29 @@ pub(super) async fn unbound(
     component: &Component,
 ) -> Result<Vec<Result<()>>> {
     let names: Vec<&str> = component.tables.iter().map(|t| t.name).collect();
+    let own: Vec<&str> = component.tables.iter().map(|t| t.own).collect();
+    let seen: Vec<Option<&str>> = component.tables.iter().map(|t| t.seen).collect();
     let rows = sqlx::query(
         "SELECT t.name, c.oid IS NOT NULL AS there, \
            coalesce(c.relrowsecurity AND c.relforcerowsecurity, false) AS forced, \
            coalesce(pg_has_role($3, c.relowner, 'MEMBER'), false) AS owns, \
            EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = $4 AND p.polcmd = '*' \
-             AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) = $5 \
+             AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) = t.own \
              AND pg_get_expr(p.polwithcheck, p.polrelid) = pg_get_expr(p.polqual, p.polrelid)) AS guarded, \
+           (t.seen IS NULL OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = $5)) AS shown, \
            EXISTS (SELECT FROM pg_policy p, unnest(p.polroles) r WHERE p.polrelid = c.oid AND p.polname <> $4 \
+             AND NOT coalesce(p.polname = $5 AND p.polcmd = 'r' AND pg_get_expr(p.polqual, p.polrelid) = t.seen, false) \
              AND p.polpermissive AND (r = 0 OR pg_has_role($3, r, 'MEMBER'))) AS opened \
-         FROM unnest($2::text[]) t(name) LEFT JOIN pg_namespace n ON n.nspname = $1 \
+         FROM unnest($2::text[], $6::text[], $7::text[]) t(name, own, seen) LEFT JOIN pg_namespace n ON n.nspname = $1 \
          LEFT JOIN pg_class c ON c.relname = t.name AND c.relnamespace = n.oid",
     )
     .bind(&settings.schema)
     .bind(names)
     .bind(&settings.role)
     .bind(POLICY)
-    .bind(OWN)
+    .bind(SEEN)
+    .bind(own)
+    .bind(seen)
     .fetch_all(conn)
     .await
     .map_err(failed("connect"))?;
@@ -220,9 +229,9 @@ pub(super) async fn unbound(
                     "row-level security is not enabled and forced on {table}: run the migration again as its owner, or \
                      ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
                 )
-            } else if !is("guarded")? {
+            } else if !is("guarded")? || !is("shown")? {
                 format!(
-                    "the policy `{POLICY}` of {table} is missing or was changed: run the migration again as its owner"
+                    "a policy (`{POLICY}`, `{SEEN}`) of {table} is missing or was changed: run the migration again as its owner"
                 )
             } else if is("opened")? {
                 format!("{table} has another policy that shows rows to `{role}`: drop it")

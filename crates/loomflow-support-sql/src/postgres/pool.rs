@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::component::Component;
 use super::settings::PgSettings;
+use super::several::Several;
 use super::transaction::{Access, Transaction};
 use super::{SERVER, check, failed, migrate};
 use crate::store_error;
@@ -91,6 +92,21 @@ impl Pool {
     pub async fn begin(&self, owner: &Owner, access: Access, operation: &'static str) -> Result<Transaction> {
         let begin = access.begin(owner);
         let lease = self.first_statement(&begin, operation).await?;
+        Ok(Transaction::new(self.clone(), lease, operation))
+    }
+
+    /// Begins a transaction that sees and writes the rows of several partitions of one namespace. It takes one round trip.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::begin`].
+    pub async fn begin_several(
+        &self,
+        several: &Several<'_>,
+        access: Access,
+        operation: &'static str,
+    ) -> Result<Transaction> {
+        let lease = self.first_statement(&several.begin(access), operation).await?;
         Ok(Transaction::new(self.clone(), lease, operation))
     }
 

@@ -77,10 +77,15 @@ impl Transaction {
         self.end("COMMIT").await
     }
 
-    /// Undoes it for a reason of the caller's, keeps the connection, and hands the reason on.
-    pub async fn refuse(self, why: Error) -> Error {
+    /// Undoes it and keeps the connection.
+    pub async fn undo(self) {
         // What was not undone here is undone when the connection closes.
         drop(self.end("ROLLBACK").await);
+    }
+
+    /// Undoes it for a reason of the caller's, keeps the connection, and hands the reason on.
+    pub async fn refuse(self, why: Error) -> Error {
+        self.undo().await;
         why
     }
 

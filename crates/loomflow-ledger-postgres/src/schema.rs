@@ -1,0 +1,40 @@
+//! The one place where a scope becomes a row's key and a filter.
+
+use loomflow_core::{Owner, UserId, Window};
+use loomflow_support_sql::Migration;
+use loomflow_support_sql::postgres::{Component, LISTED, NAMESPACE, PAST, Table};
+
+/// The ledger's part of the schema.
+pub(crate) const LEDGER: Component = Component::new("ledger", &MIGRATIONS, &TABLES);
+
+const MIGRATIONS: [Migration; 1] =
+    [Migration::new(1, "counters and holds", include_str!("../migrations/0001_ledger.sql"))];
+
+const TABLES: [Table; 5] = [
+    Table::new("ledger_meta", "SELECT").with_rows("true"),
+    Table::new("ledger_totals", "SELECT, INSERT, UPDATE").with_rows(NAMESPACE),
+    Table::new("ledger_users", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
+    Table::new("ledger_runs", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
+    Table::new("ledger_holds", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
+];
+
+/// A partition, by which rows are found.
+pub(crate) type Partition = [u8; 32];
+
+/// The kind of a window, as part of a key. A rolling window is told by all of its length, of which its text shows a part.
+pub(crate) fn period(window: Window) -> String {
+    match window {
+        Window::Rolling(length) => format!("rolling:{}us", length.as_micros()),
+        other => other.to_string(),
+    }
+}
+
+/// The column that names a user; none for the anonymous bucket, and for a name that was taken off.
+pub(crate) fn user_column(name: Option<&Owner>) -> Option<&str> {
+    name.and_then(Owner::user_id).map(UserId::as_str)
+}
+
+/// An id as a column holds it.
+pub(crate) fn id_column(id: u128) -> Vec<u8> {
+    id.to_be_bytes().to_vec()
+}

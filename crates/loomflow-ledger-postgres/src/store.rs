@@ -1,0 +1,67 @@
+//! What every transaction of the ledger needs: connections, caps, the ids of holds, the time.
+
+use std::sync::Arc;
+
+use loomflow_core::rules::quota::{Books, HoldIds};
+use loomflow_core::{Clock, Error, ErrorKind, Namespace, Result, Timestamp};
+use loomflow_support_sql::postgres::{Access, Pool, Several, failed};
+
+use crate::PostgresLedgerConfig;
+use crate::accounts::Place;
+use crate::query::Reads;
+use crate::schema::{LEDGER, period};
+
+/// Connections, caps, the ids of holds, and the time.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) pool: Pool,
+    pub(crate) books: Books,
+    pub(crate) period: String,
+    pub(crate) ids: HoldIds,
+    pub(crate) reads: Reads,
+    /// In place of the server's.
+    pub(crate) clock: Option<Arc<dyn Clock>>,
+    /// For transactions of nobody's rows.
+    default_namespace: Namespace,
+}
+
+impl Store {
+    pub(crate) async fn connect(config: &PostgresLedgerConfig) -> Result<Self> {
+        config.budget.validate()?;
+        let pool = Pool::connect(&config.settings(), &LEDGER, config.migrate).await?;
+        let default_namespace = Namespace::default();
+        let mut tx =
+            pool.begin_several(&Several::new(&default_namespace, &[]), Access::Read, "connect").await?;
+        let secret: Vec<u8> = sqlx::query_scalar("SELECT secret FROM ledger_meta")
+            .fetch_one(tx.conn())
+            .await
+            .map_err(failed("connect"))?;
+        tx.commit().await?;
+        let secret: [u8; 32] = secret.try_into().map_err(|_| {
+            Error::new(ErrorKind::Config, "the secret in ledger_meta has not 32 bytes: restore that table")
+                .with_operation("connect")
+        })?;
+        Ok(Self {
+            pool,
+            books: Books::new(&config.budget),
+            period: period(config.budget.window),
+            ids: HoldIds::new(&secret),
+            reads: Reads::new(config),
+            clock: config.clock.clone(),
+            default_namespace,
+        })
+    }
+
+    pub(crate) fn nobody(&self) -> Several<'_> {
+        Several::new(&self.default_namespace, &[])
+    }
+
+    pub(crate) fn place<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        now: Timestamp,
+        operation: &'static str,
+    ) -> Place<'a> {
+        Place { books: &self.books, namespace, period: &self.period, reads: self.reads, now, operation }
+    }
+}

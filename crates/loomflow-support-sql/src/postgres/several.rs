@@ -1,0 +1,136 @@
+//! A transaction of several partitions of one namespace: what it names, and in which order it locks.
+
+use loomflow_core::Namespace;
+
+use super::transaction::Access;
+
+/// Rows of the partitions that a transaction lists, for [`Table::with_rows`](super::Table::with_rows).
+pub const LISTED: &str = "(encode(partition, 'hex'::text) = ANY \
+    (string_to_array(current_setting('loomflow.partitions'::text, true), ','::text)))";
+
+/// Rows of the namespace that a transaction names, whoever's they are: for what belongs to all users together.
+pub const NAMESPACE: &str = "(namespace = \
+    convert_from(decode(current_setting('loomflow.namespace'::text, true), 'hex'::text), 'UTF8'::name))";
+
+/// Rows of the namespace whose time is over, in a transaction that says it sweeps and as of when: the column `until` holds
+/// the moment, in microseconds. For [`Table::with_seen`](super::Table::with_seen).
+pub const PAST: &str = "((namespace = \
+    convert_from(decode(current_setting('loomflow.namespace'::text, true), 'hex'::text), 'UTF8'::name)) \
+    AND (until <= (NULLIF(current_setting('loomflow.sweep'::text, true), ''::text))::bigint))";
+
+/// What a transaction of several partitions of one namespace names. Tables whose rows are [`LISTED`] show it the rows of
+/// these partitions; the [`NAMESPACE`]'s own rows, too.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Several<'a> {
+    namespace: &'a Namespace,
+    partitions: &'a [[u8; 32]],
+    whole: bool,
+}
+
+impl<'a> Several<'a> {
+    /// These partitions, which are of this namespace.
+    #[must_use]
+    pub fn new(namespace: &'a Namespace, partitions: &'a [[u8; 32]]) -> Self {
+        Self { namespace, partitions, whole: false }
+    }
+
+    /// Whether to lock what belongs to all users of the namespace together.
+    #[must_use]
+    pub fn with_whole(mut self, yes: bool) -> Self {
+        self.whole = yes;
+        self
+    }
+
+    /// Begins, names and, to write, locks: in one round trip.
+    pub(super) fn begin(&self, access: Access) -> String {
+        let (mode, locks) = match access {
+            Access::Read => ("REPEATABLE READ READ ONLY", String::new()),
+            Access::Write | Access::Exclusive => ("READ COMMITTED READ WRITE", self.locks()),
+        };
+        format!("BEGIN ISOLATION LEVEL {mode}; {}{locks}", self.naming())
+    }
+
+    /// Names these partitions in place of those that the transaction named, locks them, and ends its sweep.
+    #[must_use]
+    pub fn again(&self) -> String {
+        format!("SELECT set_config('loomflow.sweep', '', true); {}{}", self.naming(), self.locks())
+    }
+
+    fn naming(&self) -> String {
+        let partitions: Vec<String> = self.partitions.iter().map(|p| hex(p)).collect();
+        format!(
+            "SELECT set_config('loomflow.namespace', '{}', true), set_config('loomflow.partitions', '{}', true)",
+            hex(self.namespace.as_str().as_bytes()),
+            partitions.join(",")
+        )
+    }
+
+    /// The locks, which a transaction waits for one after the other: that of all users together first, then the
+    /// partitions' in ascending order. Everybody asks in this order, so nobody waits in a circle.
+    ///
+    /// They are advisory ones: a partition that has no row yet is locked as well, and nothing is written for it. Two keys
+    /// that shared one would wait for each other and do nothing worse.
+    fn locks(&self) -> String {
+        let mut keys: Vec<(i32, i32)> = self.partitions.iter().map(partition_key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let whole = self.whole.then(|| namespace_key(self.namespace));
+        let calls: Vec<String> =
+            whole.into_iter().chain(keys).map(|(a, b)| format!("pg_advisory_xact_lock({a}, {b})")).collect();
+        if calls.is_empty() { String::new() } else { format!("; SELECT {}", calls.join(", ")) }
+    }
+}
+
+/// Keys in two numbers are never those in one, by which a [`Transaction`](super::Transaction) of one partition locks.
+fn partition_key(partition: &[u8; 32]) -> (i32, i32) {
+    let part = |at: usize| {
+        i32::from_be_bytes([partition[at], partition[at + 1], partition[at + 2], partition[at + 3]])
+    };
+    (part(0), part(4))
+}
+
+fn namespace_key(namespace: &Namespace) -> (i32, i32) {
+    partition_key(loomflow_core::Digest::of(&[b"namespace", namespace.as_str().as_bytes()]).as_bytes())
+}
+
+/// Not a parameter: several statements travel at once only as text. It is hex and nothing else.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        hex.extend(
+            [byte >> 4, byte & 15].map(|n| char::from_digit(n.into(), 16).expect("a nibble is a digit")),
+        );
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names_never_reach_the_statement() {
+        let namespace = Namespace::new("'); DROP TABLE x; --").unwrap();
+        let partitions = [[7; 32], [1; 32]];
+        let several = Several::new(&namespace, &partitions).with_whole(true);
+        for sql in [several.begin(Access::Write), several.begin(Access::Read), several.again()] {
+            assert!(!sql.contains("DROP") && sql.contains(&hex(&partitions[0])), "{sql}");
+        }
+        assert!(!several.begin(Access::Read).contains("lock"));
+    }
+
+    #[test]
+    fn everybody_locks_in_one_order_and_all_together_first() {
+        let namespace = Namespace::new("app").unwrap();
+        let (one, other) = ([[7; 32], [0xff; 32], [1; 32], [7; 32]], [[1; 32], [7; 32], [0xff; 32]]);
+        let locks = |partitions| Several::new(&namespace, partitions).with_whole(true).locks();
+        assert_eq!(locks(&one), locks(&other));
+        let (a, b) = namespace_key(&namespace);
+        assert!(
+            locks(&one).starts_with(&format!("; SELECT pg_advisory_xact_lock({a}, {b}), ")),
+            "{}",
+            locks(&one)
+        );
+        assert_eq!(Several::new(&namespace, &[]).locks(), "");
+    }
+}
