@@ -5,9 +5,11 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use loomflow::ledger_redis::{RedisLedger, RedisLedgerConfig};
 use loomflow_conformance::doubles::{Direction, FaultyProxy};
 use loomflow_core::{BudgetConfig, Clock, Error, ErrorKind, Ledger, Result};
+use loomflow_ledger_postgres::{PostgresLedger, PostgresLedgerConfig};
+use loomflow_ledger_redis::{RedisLedger, RedisLedgerConfig};
+use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
 use loomflow_local::StandardBudget;
 
 use crate::own::{OwnPostgres, OwnRedis, OwnServer};
@@ -63,12 +65,18 @@ impl FromStr for Kind {
 ///
 /// What opening it fails with.
 pub(super) async fn open(url: &str, config: BudgetConfig, clock: Arc<dyn Clock>) -> Result<Arc<dyn Ledger>> {
-    match url.split(':').next() {
-        Some("inmemory") => Ok(Arc::new(StandardBudget::new(config)?.with_clock(clock))),
-        // Its time is the server's.
-        Some("redis") => Ok(Arc::new(RedisLedger::connect(RedisLedgerConfig::new(url, config)).await?)),
-        _ => Err(Error::new(ErrorKind::Config, "there is no such ledger")),
-    }
+    let scheme = url.split(':').next().unwrap_or_default();
+    Ok(match scheme {
+        "inmemory" => Arc::new(StandardBudget::new(config)?.with_clock(clock)),
+        "sqlite" => {
+            let path = url.trim_start_matches("sqlite:");
+            Arc::new(SqliteLedger::connect(SqliteLedgerConfig::new(path, config)).await?.with_clock(clock))
+        }
+        // Their time is the server's.
+        "postgres" => Arc::new(Box::pin(PostgresLedger::connect(PostgresLedgerConfig::new(url, config))).await?),
+        "redis" => Arc::new(RedisLedger::connect(RedisLedgerConfig::new(url, config)).await?),
+        _ => return Err(Error::new(ErrorKind::Config, "there is no such ledger")),
+    })
 }
 
 /// A ledger of a run's own, and the server behind it if there is one.
