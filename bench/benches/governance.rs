@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to measure")]
+#![allow(clippy::print_stdout, reason = "a bench says what it measured")]
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
@@ -15,21 +16,75 @@ use loomflow_core::{
     Effect, Epoch, Identity, KeepAll, Namespace, Permissions as _, Redactor, RunId, RunOpening, RunStatus,
     Runtime as _, Scope, Scrub as _, Secret, SessionId, Timestamp, ToolCall, UserId,
 };
-use loomflow_local::{InProcRuntime, PatternScrub, PerUserPermissions, StandardPermissions};
+use loomflow_local::{Argument, InProcRuntime, PatternScrub, PerUserPermissions, Rule, StandardPermissions};
 
 fn scope(user: &str) -> Scope {
     assume_scope(Namespace::default(), Identity::User(UserId::new(user).unwrap()), Epoch::ZERO)
 }
 
-fn policy(c: &mut Criterion) {
-    let mut policy = PerUserPermissions::new(StandardPermissions::default());
-    for n in 0..10_000 {
-        policy = policy.policy(UserId::new(format!("user_{n}")).unwrap(), StandardPermissions::bypass());
+/// 10,000 users with a policy of their own, each with rules about a tool and its arguments.
+fn policies() -> PerUserPermissions {
+    let large = || Argument::at("/cents").above(10_000);
+    let rule = |policy: StandardPermissions, rule| policy.rule(rule).unwrap();
+    let mut all = PerUserPermissions::new(StandardPermissions::default());
+    for n in 0..USERS {
+        let mut own = StandardPermissions::accept_edits().denied_tools(["shell", "admin.*"]).unwrap();
+        own = rule(own, Rule::allow("mail.*").when(Argument::at("/to").matches("*@example.com")));
+        own = rule(own, Rule::ask("pay").when(Argument::at("/cents").above(n as i64)));
+        own = rule(own, Rule::deny("pay").when(large()).because("large payments are made by hand"));
+        all = all.policy(UserId::new(format!("user_{n}")).unwrap(), own);
     }
-    let (ctx, call) = (detached_context(scope("user_777")), ToolCall::new("c", "pay", "{}"));
+    all
+}
+
+const USERS: usize = 10_000;
+
+fn policy(c: &mut Criterion) {
+    let policy = policies();
+    let (ctx, call) = (detached_context(scope("user_777")), ToolCall::new("c", "look", "{}"));
     c.bench_function("policy/check_among_10000_users", |b| {
-        b.iter(|| black_box(policy.check(&ctx, &call, Effect::Write).now_or_never().unwrap()).unwrap());
+        b.iter(|| black_box(policy.judge(&ctx, &call, Effect::Write).now_or_never().unwrap()).unwrap());
     });
+    each_decision(&policy);
+}
+
+/// Times decisions one by one, each of another user and about arguments that have to be read, and says how long the slow ones
+/// take: a mean hides them.
+fn each_decision(policy: &PerUserPermissions) {
+    const DECISIONS: usize = 200_000;
+    let contexts: Vec<_> = (0..USERS).map(|n| detached_context(scope(&format!("user_{n}")))).collect();
+    let calls: Vec<_> = (0..97)
+        .map(|n| {
+            ToolCall::new(
+                "c",
+                "pay",
+                format!(r#"{{"order":"A{n}","cents":{},"note":"for {n} chairs"}}"#, n * 150),
+            )
+        })
+        .collect();
+    let mut took: Vec<u64> = Vec::with_capacity(DECISIONS);
+    let mut outcomes = [0_u32; 3];
+    for n in 0..DECISIONS {
+        // A stride that visits all users, none of them twice in a row.
+        let (ctx, call) = (&contexts[(n * 7_919) % USERS], &calls[n % calls.len()]);
+        let began = Instant::now();
+        // As the door does it: a policy that is exchanged while it decides is asked again.
+        let version = policy.version();
+        let judged = policy.judge(ctx, call, Effect::External).now_or_never().unwrap().unwrap();
+        assert_eq!(policy.version(), version);
+        took.push(u64::try_from(began.elapsed().as_nanos()).unwrap());
+        outcomes[["allow", "ask", "deny"].iter().position(|d| *d == judged.decision.as_str()).unwrap()] += 1;
+    }
+    took.sort_unstable();
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
+    println!(
+        "policy/each_decision_among_10000_users  {DECISIONS} decisions with rules (allow, ask, deny: {outcomes:?}): \
+         p50 {} ns, p99 {} ns, p99.9 {} ns, slowest {} ns",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
 }
 
 fn scrub(c: &mut Criterion) {

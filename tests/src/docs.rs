@@ -17,6 +17,7 @@ macro_rules! docs {
 docs! {
     Readme = "../../README.md",
     Models = "../../docs/models.md",
+    Permissions = "../../docs/permissions.md",
     Prices = "../../docs/prices.md",
     Stores = "../../docs/stores.md",
     WritingATool = "../../docs/writing-a-tool.md",

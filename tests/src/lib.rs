@@ -15,5 +15,7 @@ pub mod own;
 #[cfg(feature = "stores")]
 pub mod place;
 pub mod provider;
+#[cfg(feature = "stores")]
+pub mod schedules;
 pub mod services;
 pub mod worker;

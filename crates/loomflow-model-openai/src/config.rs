@@ -63,6 +63,9 @@ pub struct OpenAiConfig {
     pub tokens: Option<Arc<dyn CountTokens>>,
     /// What one image is counted as where tokens are estimated.
     pub image_tokens: Option<u64>,
+    /// Whether tokens are counted with the model's own vocabulary where no counter is given.
+    #[cfg(feature = "tiktoken")]
+    pub exact_tokens: bool,
     /// Whether the model reasons without showing it. `None` decides: it does when an effort is set, and when it is one of
     /// OpenAI's reasoning models by its name.
     pub hidden_reasoning: Option<bool>,
@@ -86,6 +89,8 @@ impl OpenAiConfig {
             context_window: None,
             tokens: None,
             image_tokens: None,
+            #[cfg(feature = "tiktoken")]
+            exact_tokens: false,
             hidden_reasoning: None,
         }
     }
@@ -202,6 +207,17 @@ impl OpenAiConfig {
         self
     }
 
+    /// Counts prompts and replies with the model's own vocabulary, where it is one of OpenAI's, and estimates as ever where it is not.
+    ///
+    /// The vocabulary is built when the model is, which takes a second or so and blocks: build models when the program starts, or
+    /// on a thread that may block. See [`TiktokenTokens`](crate::TiktokenTokens).
+    #[cfg(feature = "tiktoken")]
+    #[must_use]
+    pub fn with_exact_tokens(mut self) -> Self {
+        self.exact_tokens = true;
+        self
+    }
+
     /// Counts each image as `tokens` where tokens are estimated.
     #[must_use]
     pub fn with_image_tokens(mut self, tokens: u64) -> Self {
@@ -255,6 +271,11 @@ impl OpenAiConfig {
         } else {
             IMAGE_TOKENS
         });
+        #[cfg(feature = "tiktoken")]
+        let exact = self.exact_tokens.then(|| crate::tiktoken::counter(&options.model, image_tokens));
+        #[cfg(not(feature = "tiktoken"))]
+        let exact = None;
+        let tokens = self.tokens.or(exact).unwrap_or_else(|| Arc::new(EstimateTokens::new(image_tokens)));
         let mut capabilities = ModelCapabilities::default()
             .with_structured_output(options.structured_output == StructuredOutput::JsonSchema)
             .with_hidden_reasoning(reasons);
@@ -268,7 +289,7 @@ impl OpenAiConfig {
             prompt_cache_label: self.prompt_cache_label,
             price,
             capabilities,
-            tokens: self.tokens.unwrap_or_else(|| Arc::new(EstimateTokens::new(image_tokens))),
+            tokens,
         })
     }
 }

@@ -19,6 +19,8 @@ mod plain;
 mod price;
 mod stream;
 mod strict;
+#[cfg(feature = "tiktoken")]
+mod tiktoken;
 mod usage;
 #[cfg(feature = "client")]
 mod vectors;
@@ -34,6 +36,8 @@ pub use encode::{EncodeOptions, MaxTokensField, ServiceTier, StructuredOutput};
 pub use loomflow_support_model::{ApiKey, ClientConfig, CountTokens, EstimateTokens, Timeouts};
 #[cfg(feature = "client")]
 pub use model::OpenAiModel;
+#[cfg(feature = "tiktoken")]
+pub use tiktoken::TiktokenTokens;
 
 pub mod codec {
     //! The half without I/O: requests as bodies, and bodies as replies.

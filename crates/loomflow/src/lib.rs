@@ -12,6 +12,7 @@
 //! | `local` (default) | [`local`]: in-process implementations of every trait |
 //! | `macros` (default) | [`tool`](macro@tool): an async fn becomes a tool; [`schemars`] and [`serde`], which the types of its arguments derive from |
 //! | `openai` | [`openai`]: models and embedders of OpenAI and of every compatible server; [`provider`] |
+//! | `tiktoken` | `openai`, and [`openai`]'s `TiktokenTokens`: prompts counted with a model's own vocabulary |
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
 //! | `ledger-redis` | [`ledger_redis`]: the quota ledger on Redis |

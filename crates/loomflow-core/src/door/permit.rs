@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::approval::{
     Approval, ApprovalDecision, ApprovalHandler, ApprovalRequest, ApprovalState, ApprovalStore, Notified,
 };
 use crate::audit::{Action, Actor};
+use crate::clock::Timestamp;
 use crate::context::open_owned;
 use crate::door::guarded;
 use crate::door::remembered;
@@ -19,7 +21,7 @@ use crate::event::EventKind;
 use crate::identity::UserId;
 use crate::ids::{ApprovalId, GrantId};
 use crate::message::{Digest, ToolCall};
-use crate::permissions::{Decision, Grounds};
+use crate::permissions::{Decision, Grounds, Judged};
 use crate::redact::ObjectWriter;
 use crate::run::{Journaled, RunState, Step};
 use crate::tool::{ToolSpec, call_digest};
@@ -28,6 +30,9 @@ use crate::tool::{ToolSpec, call_digest};
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long it waits at the least before it looks again.
 const LOOK_LATER: Duration = Duration::from_millis(10);
+
+/// How often a policy is asked that is exchanged while it decides.
+const JUDGED_AGAIN: u32 = 3;
 
 /// The journaled steps of a call: to be permitted, to be executed, and to be asked about.
 pub(crate) const STEPS: u32 = 3;
@@ -42,13 +47,22 @@ pub(crate) struct Bound {
     pub(crate) arguments: Arc<Value>,
     pub(crate) digest: Digest,
     pub(crate) step: u32,
+    /// What its permission rests on, where somebody had to give it.
+    pub(crate) approved: Option<Approved>,
+}
+
+/// How long an approval that was used is good for, should the run end between using it and doing what it was given for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Approved {
+    policy_version: u64,
+    expires_at: Timestamp,
 }
 
 impl Bound {
     pub(crate) fn new(run: &RunState, step: u32, call: ToolCall, spec: &ToolSpec) -> Result<Self> {
         let arguments = Arc::new(call.parse_arguments()?);
         let digest = call_digest(run.ctx.run_id(), step, &call, spec, &arguments);
-        Ok(Self { call, arguments, digest, step })
+        Ok(Self { call, arguments, digest, step, approved: None })
     }
 
     fn edited(&self, run: &RunState, spec: &ToolSpec, arguments: Value) -> Result<Self> {
@@ -100,12 +114,7 @@ async fn decide(run: &RunState, spec: &ToolSpec, call: &ToolCall) -> Verdict {
         let decided = guarded("a hook", limit, hook.before_tool(&run.ctx, call, spec.effect)).await;
         strictest = strictest.and(decided.unwrap_or_else(|error| closed(run, "hook", &error)));
     }
-    let judging = async {
-        // The version first: a policy exchanged in between has then decided under a version that is over already.
-        let version = agent.permissions.version();
-        Ok((version, agent.permissions.judge(&run.ctx, call, spec.effect).await?))
-    };
-    match guarded("the policy", limit, judging).await {
+    match guarded("the policy", limit, judge(run, spec, call)).await {
         Ok((version, judged)) => {
             let decision = strictest.and(judged.decision);
             Verdict { decision, grounds: judged.grounds, version: Some(version) }
@@ -115,6 +124,19 @@ async fn decide(run: &RunState, spec: &ToolSpec, call: &ToolCall) -> Verdict {
             Verdict { decision, grounds: None, version: None }
         }
     }
+}
+
+/// What the policy says, and the version under which it said so: one that is exchanged meanwhile is asked again.
+async fn judge(run: &RunState, spec: &ToolSpec, call: &ToolCall) -> Result<(u64, Judged)> {
+    let policy = &run.agent.permissions;
+    for _ in 0..JUDGED_AGAIN {
+        let version = policy.version();
+        let judged = policy.judge(&run.ctx, call, spec.effect).await?;
+        if policy.version() == version {
+            return Ok((version, judged));
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, "the policy changes faster than it decides"))
 }
 
 fn closed(run: &RunState, what: &'static str, error: &Error) -> Decision {
@@ -176,7 +198,8 @@ async fn ask(
     if let Some(grant) = remembered::covering(run, spec, &bound, &**store, version).await? {
         let (id, by) = (Some(grant.id), Some(&grant.by));
         record_approval(run, spec, &bound, Action::ApprovalGranted, by, id, None).await?;
-        return again(run, spec, bound, version).await;
+        let approved = Approved { policy_version: version, expires_at: grant.expires_at };
+        return again(run, spec, bound, approved).await;
     }
     let request = ApprovalRequest { id, ..request(run, spec, &bound, why, version) };
     let slot = run.slot().await?;
@@ -421,20 +444,47 @@ async fn dispatch(
         ApprovalDecision::Edit { args } => (bound.edited(run, spec, args)?, Action::ApprovalEdited),
     };
     record_approval(run, spec, &bound, action, by.as_ref(), grant, None).await?;
-    again(run, spec, bound, request.policy_version).await
+    let approved = Approved { policy_version: request.policy_version, expires_at: request.expires_at };
+    again(run, spec, bound, approved).await
 }
 
 /// Asks policy once more about an approved call. It may have changed while somebody thought, and edited arguments were never
-/// seen by it. A deny stands; an ask is what was answered, under this version of the policy.
-async fn again(run: &RunState, spec: &ToolSpec, bound: Bound, version: u64) -> Result<Permit> {
-    let again = decide(run, spec, &bound.call).await;
-    record_decision(run, spec, &bound, &again).await?;
-    match again.decision {
-        Decision::Deny { why } => Ok(Permit::Refused(why)),
-        _ if again.version != Some(version) => {
-            Ok(Permit::Refused("the policy changed while the approval was being used".into()))
+/// seen by it.
+async fn again(run: &RunState, spec: &ToolSpec, bound: Bound, approved: Approved) -> Result<Permit> {
+    let verdict = decide(run, spec, &bound.call).await;
+    record_decision(run, spec, &bound, &verdict).await?;
+    Ok(match refusal(run, verdict, Some(approved)) {
+        Some(why) => Permit::Refused(why),
+        None => Permit::Granted(Bound { approved: Some(approved), ..bound }),
+    })
+}
+
+/// Decides again about a call that an earlier life of the run was permitted and did not come to make. Says why it must not be
+/// made any more.
+pub(crate) async fn still_permitted(
+    run: &RunState,
+    spec: &ToolSpec,
+    bound: &Bound,
+) -> Result<Option<Arc<str>>> {
+    let verdict = decide(run, spec, &bound.call).await;
+    record_decision(run, spec, bound, &verdict).await?;
+    let late = bound.approved.is_some_and(|approved| run.ctx.now() >= approved.expires_at);
+    Ok(refusal(run, verdict, bound.approved.filter(|_| !late)))
+}
+
+/// Why a call must not be made, given what hooks and policy say now and an approval that was used for it: a deny stands, and an
+/// ask is answered by an approval that was asked for under this very policy.
+fn refusal(run: &RunState, verdict: Verdict, approved: Option<Approved>) -> Option<Arc<str>> {
+    match (verdict.decision, approved) {
+        (Decision::Deny { why }, _) => Some(why),
+        (Decision::Allow, _) => None,
+        (Decision::Ask { .. }, Some(approved)) if verdict.version == Some(approved.policy_version) => None,
+        (Decision::Ask { why }, _) => {
+            run.ctx.count("loom.approval.outdated", 1, &[]);
+            let told =
+                "what was permitted before is no longer valid; call the tool again if it is still needed";
+            Some(format!("{why}; {told}").into())
         }
-        Decision::Allow | Decision::Ask { .. } => Ok(Permit::Granted(bound)),
     }
 }
 

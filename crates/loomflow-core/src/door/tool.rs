@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
-use crate::door::permit::{Bound, EXECUTING, Permit, permit};
+use crate::door::permit::{Approved, Bound, EXECUTING, Permit, permit, still_permitted};
 use crate::door::{guarded, panic_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -65,8 +65,8 @@ pub(crate) async fn run_tool(
 /// What became of the permit, as a journal keeps it: the arguments themselves are not in it but by their digest.
 #[derive(Serialize, Deserialize)]
 enum Permitted {
-    AsCalled,
-    Edited { arguments: String, digest: String },
+    AsCalled { approved: Option<Approved> },
+    Edited { arguments: String, digest: String, approved: Option<Approved> },
     Ended(CallOutcome),
     InDoubt,
 }
@@ -87,14 +87,14 @@ async fn through(
         Ok(bound) => bound,
         Err(error) => return refuse(run, call, ToolStatus::Error, error.message()).await.map(Some),
     };
-    let bound = if run.is_journaled() {
+    let (bound, earlier) = if run.is_journaled() {
         match Box::pin(permit_once(run, spec, bound, seq)).await? {
-            Ok(bound) => bound,
+            Ok(permitted) => permitted,
             Err(ended) => return Ok(ended),
         }
     } else {
         match permit(run, spec, bound).await? {
-            Permit::Granted(bound) => bound,
+            Permit::Granted(bound) => (bound, false),
             Permit::Refused(why) => {
                 return refuse(run, call, ToolStatus::Denied, &format!("denied: {why}")).await.map(Some);
             }
@@ -110,6 +110,10 @@ async fn through(
                 "the recorded arguments of this call had a secret taken out, so it cannot be executed after a crash",
             ));
         }
+        // Nobody knows how long ago that was, and under which policy.
+        if earlier && let Some(why) = Box::pin(still_permitted(run, spec, &bound)).await? {
+            return refuse(run, call, ToolStatus::Denied, &format!("denied: {why}")).await;
+        }
         execute(run, &*tool, spec, bound.clone()).await
     };
     Ok(match run.journaled(step, fingerprint, executing).await? {
@@ -122,22 +126,25 @@ async fn through(
     })
 }
 
-/// Permits a call once over all lives of the run. `Err` is a call that ended without running, or `None` for one of which nobody
-/// knows.
+/// Permits a call once over all lives of the run, and says whether an earlier one did. `Err` is a call that ended without
+/// running, or `None` for one of which nobody knows.
 async fn permit_once(
     run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
     seq: u32,
-) -> Result<std::result::Result<Bound, Option<CallOutcome>>> {
+) -> Result<std::result::Result<(Bound, bool), Option<CallOutcome>>> {
     let asked = bound.clone();
     let permitting = || async {
         let (call, called) = (asked.call.clone(), asked.digest);
         Ok(match permit(run, spec, asked).await? {
-            Permit::Granted(granted) if granted.digest == called => Permitted::AsCalled,
+            Permit::Granted(granted) if granted.digest == called => {
+                Permitted::AsCalled { approved: granted.approved }
+            }
             Permit::Granted(granted) => Permitted::Edited {
                 arguments: granted.arguments.to_string(),
                 digest: granted.digest.to_string(),
+                approved: granted.approved,
             },
             Permit::Refused(why) => {
                 Permitted::Ended(refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await?)
@@ -146,8 +153,9 @@ async fn permit_once(
         })
     };
     let fingerprint = || run.fingerprint("permit", &(&bound.call.name, &*bound.arguments));
-    let permitted = match run.journaled(Step::idempotent(seq), fingerprint, permitting).await? {
-        Journaled::Made(permitted) | Journaled::Replayed(permitted) => permitted,
+    let (permitted, earlier) = match run.journaled(Step::idempotent(seq), fingerprint, permitting).await? {
+        Journaled::Made(permitted) => (permitted, false),
+        Journaled::Replayed(permitted) => (permitted, true),
         Journaled::InDoubt => {
             return Err(Error::new(
                 ErrorKind::Internal,
@@ -156,14 +164,14 @@ async fn permit_once(
         }
     };
     match permitted {
-        Permitted::AsCalled => Ok(Ok(bound)),
+        Permitted::AsCalled { approved } => Ok(Ok((Bound { approved, ..bound }, earlier))),
         Permitted::Ended(outcome) => Ok(Err(Some(outcome))),
         Permitted::InDoubt => Ok(Err(None)),
-        Permitted::Edited { arguments, digest } => {
+        Permitted::Edited { arguments, digest, approved } => {
             let edited =
                 Bound::new(run, seq, ToolCall { arguments: arguments.into(), ..bound.call.clone() }, spec)?;
             if edited.digest.to_string() == digest {
-                return Ok(Ok(edited));
+                return Ok(Ok((Bound { approved, ..edited }, earlier)));
             }
             let told = "denied: the approved arguments had a secret taken out when they were recorded";
             Ok(Err(Some(refuse(run, &bound.call, ToolStatus::Denied, told).await?)))
@@ -180,16 +188,12 @@ async fn refuse(run: &RunState, call: &ToolCall, status: ToolStatus, told: &str)
 }
 
 async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: Bound) -> Result<CallOutcome> {
-    let payload = run.ctx.redactor().object().name("tool", &spec.name).str("call_id", &bound.call.id);
-    let payload = payload.name("effect", spec.effect.as_str()).show("digest", bound.digest);
-    let payload = payload.json("args", &bound.arguments).finish();
-    let slot = run.slot().await?;
-    run.audit(Actor::Model, Action::ToolIntent, payload).await?;
     let limit = spec.timeout.unwrap_or(run.agent.settings.tool_timeout);
     let within = RunClock::within(&run.clock, limit);
     let latch = Latch::new(run.latch.upgrade());
     let frame = Arc::new(CallFrame::new(run, bound.call.id.clone(), within.clock().clone(), &latch));
-    let promise = OutcomePromise::new(run.clone(), slot, spec, frame.clone(), latch);
+    let promise = OutcomePromise::new(run.clone(), run.slot().await?, spec, frame.clone(), latch);
+    intend(run, spec, &bound, &frame).await?;
     if spec.effect != Effect::Read {
         run.acts();
     }
@@ -222,6 +226,21 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
         }
     };
     Ok(CallOutcome { usage: frame.used(), ..CallOutcome::new(status, text) })
+}
+
+/// Records what is about to be done. A caller who goes away in the middle leaves it to the closer, which then records that
+/// nobody knows how it ended, too.
+async fn intend(run: &Arc<RunState>, spec: &ToolSpec, bound: &Bound, frame: &Arc<CallFrame>) -> Result<()> {
+    let payload = run.ctx.redactor().object().name("tool", &spec.name).str("call_id", &bound.call.id);
+    let payload = payload.name("effect", spec.effect.as_str()).show("digest", bound.digest);
+    let payload = payload.json("args", &bound.arguments).finish();
+    let (slot, run, frame) = (run.slot().await?, run.clone(), frame.clone());
+    let record = async move {
+        run.audit(Actor::Model, Action::ToolIntent, payload).await?;
+        frame.intended();
+        Ok(())
+    };
+    Handoff::new(slot, Box::pin(record)).await
 }
 
 /// Waits until the runs that a call delegated to have ended and are on record. A tool that awaits its children has none left
@@ -336,6 +355,9 @@ async fn record(
     status: ToolStatus,
     error: Option<Arc<str>>,
 ) -> Result<()> {
+    if !frame.was_intended() {
+        return Ok(());
+    }
     let payload = run.ctx.redactor().object().name("tool", &tool).str("call_id", &frame.id);
     let mut payload = payload.name("status", status.as_str());
     if let Some(error) = &error {

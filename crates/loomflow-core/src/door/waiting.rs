@@ -37,7 +37,7 @@ impl Waiting {
         request: ApprovalRequest,
         slot: Slot,
     ) -> Self {
-        run.waits_for_one_more();
+        run.root().waits_for_one_more();
         let open = Some(Open { store, request, slot });
         Self { open, since: Instant::now(), run: run.clone() }
     }
@@ -62,7 +62,7 @@ impl Waiting {
 
     fn close(&mut self, outcome: &'static str) -> Option<Open> {
         let open = self.open.take()?;
-        self.run.waits_for_one_less();
+        self.run.root().waits_for_one_less();
         let telemetry = &self.run.ctx.services().telemetry;
         let labels = [("outcome", outcome)];
         telemetry.duration(self.run.ctx.scope(), "loom.approval.waited", self.since.elapsed(), &labels);
@@ -85,7 +85,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Whether nobody else goes on with this run: whoever took it over waits for the same request.
+/// Whether nobody else goes on with this run: whoever took it over waits for the same request. A child is gone on with by
+/// nobody.
 async fn is_still_ours(run: &RunState) -> bool {
     match &run.agent.runtime {
         Some(runtime) if runtime.journals() => {
@@ -108,9 +109,10 @@ pub(super) async fn withdraw(run: &RunState, store: &dyn ApprovalStore, request:
     }
 }
 
-/// Tells the runtime whether the run waits. Calls that begin and end to wait at once may tell it in any order, so each looks
+/// Tells the runtime whether the run waits; that of a whole tree of runs is its root's. Calls that begin and end to wait at once may tell it in any order, so each looks
 /// again whether what it told is still so.
 async fn say(run: &RunState) -> Result<()> {
+    let run = run.root();
     let Some(runtime) = &run.agent.runtime else { return Ok(()) };
     let status = || if run.is_waiting() { RunStatus::WaitingApproval } else { RunStatus::Running };
     loop {

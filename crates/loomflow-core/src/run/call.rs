@@ -20,6 +20,8 @@ pub(crate) struct CallFrame {
     pub(crate) clock: Arc<RunClock>,
     latch: Weak<Latch>,
     used: Mutex<Usage>,
+    /// Whether the log has the call's intent, and so must have its result.
+    intended: AtomicBool,
     delegated: AtomicBool,
     /// Whether the call is over. Every child in flight has a receiver.
     over: watch::Sender<bool>,
@@ -33,9 +35,18 @@ impl CallFrame {
             clock,
             latch: Arc::downgrade(latch),
             used: Mutex::default(),
+            intended: AtomicBool::new(false),
             delegated: AtomicBool::new(false),
             over: watch::Sender::new(false),
         }
+    }
+
+    pub(crate) fn intended(&self) {
+        self.intended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn was_intended(&self) -> bool {
+        self.intended.load(Ordering::Acquire)
     }
 
     /// Makes room for a child; `None` when the call is over already.

@@ -87,7 +87,7 @@ pub(crate) struct RunState {
     totals: Mutex<Totals>,
     holds: AtomicU32,
     steps: AtomicU32,
-    /// How many calls wait for somebody's approval.
+    /// How many calls wait for somebody's approval, in this run and all below it. Counted at the root.
     waits: AtomicU32,
     events: Option<mpsc::Sender<Event>>,
     event_seq: AtomicU64,

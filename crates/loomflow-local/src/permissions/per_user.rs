@@ -21,8 +21,8 @@ use crate::permissions::standard::hash;
 /// [`version`](Permissions::version) changes, so that no approval given under the old ones is valid under the new.
 ///
 /// The first version is a hash of the content, so that after a restart with the same policies an approval is still valid, and
-/// with others it is not. A reload takes a version that this process has not had, even if it brings an old content back: what was
-/// approved before a reload is asked about again. Policies that are not [`StandardPermissions`] add whatever version they
+/// with others it is not. A reload makes a version of the one before and the new content, so that it is one this process has not
+/// had, even if it brings an old content back: what was approved before a reload is asked about again. Policies that are not [`StandardPermissions`] add whatever version they
 /// report themselves.
 pub struct PerUserPermissions {
     state: RwLock<Arc<State>>,
@@ -44,12 +44,9 @@ struct State {
     users: HashMap<UserId, Entry>,
     /// The policies whose own version can change: all but the standard ones, which are values.
     live: Vec<Arc<dyn Permissions>>,
-    /// What the versions of `live` are added to: the sum of all shares, or what a reload made of it.
+    /// What the versions of `live` are added to: the sum of all shares, or what a reload made of that.
     base: u64,
 }
-
-/// How far a reload moves the version: further than live policies change theirs while it happens.
-const RELOADED: u64 = 1 << 32;
 
 impl State {
     /// Enters a policy under a name of its own, so that two exchanged policies do not add up to the same.
@@ -113,10 +110,8 @@ impl PerUserPermissions {
     pub fn replace(&self, other: Self) {
         let mut next = other.state.into_inner();
         let _one_at_a_time = self.reloading.lock();
-        let version = self.version().wrapping_add(RELOADED);
-        // `live` is asked now, so that its part of the sum is left out of the base.
-        let live = next.version().wrapping_sub(next.base);
-        Arc::make_mut(&mut next).base = version.wrapping_sub(live);
+        let (before, content) = (self.version().to_be_bytes(), next.base.to_be_bytes());
+        Arc::make_mut(&mut next).base = hash(&[b"reload", &before, &content]);
         let last = std::mem::replace(&mut *self.state.write(), next);
         // The old policies go here, after the exchange: ten thousand of them take a while.
         drop(last);
@@ -267,6 +262,18 @@ mod tests {
         ] {
             assert!(seen.insert(other.version()), "{other:?}");
         }
+    }
+
+    /// A counter would do within one process, and would give what the next process reloads the version of something else.
+    #[test]
+    fn a_reload_in_another_process_has_the_version_of_its_content() {
+        let process = |reload: StandardPermissions| {
+            let policy = PerUserPermissions::new(StandardPermissions::default());
+            policy.replace(PerUserPermissions::new(reload));
+            policy.version()
+        };
+        assert_eq!(process(StandardPermissions::bypass()), process(StandardPermissions::bypass()));
+        assert_ne!(process(StandardPermissions::bypass()), process(StandardPermissions::accept_edits()));
     }
 
     #[test]

@@ -11,9 +11,12 @@
 
 mod agent_without_a_model;
 mod backend_through_a_handle;
+mod context_of_a_child;
 mod converted_scope;
 mod copied_secret;
 mod default_scope;
+mod delegated_to_another_tenant;
+mod delegated_without_a_run;
 mod deserialised_scope;
 mod embedding_outside_the_door;
 mod forged_admission;

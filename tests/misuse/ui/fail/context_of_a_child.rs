@@ -1,0 +1,9 @@
+//! Making a child's context from outside.
+
+use loomflow_core::RunContext;
+
+pub fn child(ctx: &RunContext) -> RunContext {
+    RunContext { call: None, ..ctx.clone() }
+}
+
+fn main() {}
