@@ -314,3 +314,21 @@ fn values(rows: &[&Fact]) -> Vec<u64> {
     let number = |f: &&&Fact| f.object.trim_start_matches('v').parse().expect("a value is a number");
     believed.iter().map(number).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_and_what_is_there_twice_is_counted() {
+        let (least, mut held) = (Held::after(7), Held::after(8));
+        assert_eq!((held.lacks(&least), held.repeats()), (0, 0), "a newer block replaces one that was acknowledged");
+        held.turns.retain(|n| *n != 4);
+        assert_eq!((held.lacks(&least), held.repeats()), (1, 0));
+        held.turns.push(0);
+        held.values[1].clear();
+        assert_eq!((held.lacks(&least), held.repeats()), (2, 1));
+        held.block = Some(1);
+        assert_eq!(held.lacks(&least), 3, "an older block is none");
+    }
+}

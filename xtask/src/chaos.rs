@@ -57,7 +57,16 @@ fn needed(args: &[OsString]) -> Vec<&'static str> {
 /// Builds the driver and the workers beside it; returns the driver. Cargo's output is shown only when the build fails.
 fn build(root: &Path) -> Outcome<PathBuf> {
     let mut cargo = process::cargo(root);
-    cargo.args(["build", "--locked", "--package", "loomflow-tests", "--bin", "chaos", "--bin", "memory_worker"]);
+    cargo.args([
+        "build",
+        "--locked",
+        "--package",
+        "loomflow-tests",
+        "--bin",
+        "chaos",
+        "--bin",
+        "memory_worker",
+    ]);
     cargo.arg("--message-format=json-render-diagnostics");
     let output = process::capture(&mut cargo)?;
     if !output.status.success() {

@@ -33,6 +33,10 @@ struct Args {
     /// Turns at once in each of them.
     #[arg(long, default_value_t = 1_000)]
     turns: u64,
+    /// The longest lease, in seconds: what is waited for at the end of each round, and twice what the processes have to get all
+    /// their turns going at once. Long enough for a machine of two cores when it is not given.
+    #[arg(long)]
+    lease: Option<u64>,
     /// Where the reports go, as a JSON array.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -77,6 +81,10 @@ fn drive(args: &Args) -> Result<u64, Failed> {
         .with_seconds(args.seconds)
         .with_seed(args.seed)
         .with_fault(args.fault.clone());
+    let options = match args.lease {
+        Some(seconds) => options.with_lease(Duration::from_secs(seconds)),
+        None => options,
+    };
     let mut reports: Vec<Report> = Vec::new();
     for store in stores {
         let report = match store {

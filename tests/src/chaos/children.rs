@@ -74,7 +74,10 @@ impl Drop for Process {
 }
 
 /// Keeps the last line that a process said, read as `T`, from a thread that ends with the process.
-fn listen<T: for<'de> Deserialize<'de> + Send + 'static>(answers: BufReader<ChildStdout>, last: Arc<Mutex<T>>) {
+fn listen<T: for<'de> Deserialize<'de> + Send + 'static>(
+    answers: BufReader<ChildStdout>,
+    last: Arc<Mutex<T>>,
+) {
     std::thread::spawn(move || {
         for line in answers.lines() {
             let Ok(line) = line else { return };

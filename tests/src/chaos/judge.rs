@@ -15,7 +15,7 @@ use super::witness::{Charged, Note};
 /// Users that are asked about at a time.
 const AT_ONCE: usize = 16;
 /// Attempts at a question, because a server may just have come back.
-const ATTEMPTS: u32 = 20;
+const ATTEMPTS: u32 = 120;
 /// How many findings are told in words.
 const TOLD: usize = 8;
 
@@ -107,8 +107,10 @@ impl Evidence {
     pub(super) fn notes(&mut self, path: &Path) -> std::io::Result<()> {
         let text = std::fs::read_to_string(path)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let notes: Vec<Note> =
-            text[..whole].lines().map(|line| serde_json::from_str(line).map_err(std::io::Error::other)).collect::<std::io::Result<_>>()?;
+        let notes: Vec<Note> = text[..whole]
+            .lines()
+            .map(|line| serde_json::from_str(line).map_err(std::io::Error::other))
+            .collect::<std::io::Result<_>>()?;
         let lived = notes.contains(&Note::End);
         for note in notes {
             match note {
@@ -334,7 +336,10 @@ impl User<'_> {
         verdict.reconciled_tokens = used.total();
         if used != self.billed {
             verdict.unreconciled += 1;
-            verdict.tell(format!("{name} is charged {used} after reconciliation and was billed {}", self.billed));
+            verdict.tell(format!(
+                "{name} is charged {used} after reconciliation and was billed {}",
+                self.billed
+            ));
         }
         Ok(())
     }
@@ -353,11 +358,17 @@ impl Verdict {
             if tokens != owed {
                 let count = if bill.is_none() { &mut self.doubled } else { &mut self.live_mismatches };
                 *count += 1;
-                self.tell(format!("{} of {} is charged {tokens} and was billed {owed}", story.key, story.user));
+                self.tell(format!(
+                    "{} of {} is charged {tokens} and was billed {owed}",
+                    story.key, story.user
+                ));
             }
             if charged.estimated && tokens != Tokens::default() && listed != Some(tokens) {
                 self.unlisted += 1;
-                self.tell(format!("{} of {} is an estimate of {tokens} and not listed as one", story.key, story.user));
+                self.tell(format!(
+                    "{} of {} is an estimate of {tokens} and not listed as one",
+                    story.key, story.user
+                ));
             }
             return tokens;
         }
@@ -369,11 +380,17 @@ impl Verdict {
                 self.orphaned_calls += 1;
                 if story.lived && !story.failed {
                     self.live_mismatches += 1;
-                    self.tell(format!("{} of {} was never closed, and its process lived", story.key, story.user));
+                    self.tell(format!(
+                        "{} of {} was never closed, and its process lived",
+                        story.key, story.user
+                    ));
                 }
                 if !charged.covers(owed) {
                     self.undercharged += 1;
-                    self.tell(format!("{} of {} is estimated at {charged} and was billed {owed}", story.key, story.user));
+                    self.tell(format!(
+                        "{} of {} is estimated at {charged} and was billed {owed}",
+                        story.key, story.user
+                    ));
                 }
                 charged
             }
@@ -382,7 +399,10 @@ impl Verdict {
             (None, None) => {
                 if bill.is_some() {
                     self.lost += 1;
-                    self.tell(format!("{} of {} was billed {owed} and is not charged", story.key, story.user));
+                    self.tell(format!(
+                        "{} of {} was billed {owed} and is not charged",
+                        story.key, story.user
+                    ));
                 }
                 Tokens::default()
             }
@@ -391,7 +411,7 @@ impl Verdict {
 }
 
 /// Asks until there is an answer: a server that was killed may have only just come back.
-async fn asked<T>(question: impl AsyncFn() -> Result<T>) -> Result<T> {
+pub(super) async fn asked<T>(question: impl AsyncFn() -> Result<T>) -> Result<T> {
     let mut failed: Option<Error> = None;
     for _ in 0..ATTEMPTS {
         match question().await {

@@ -65,9 +65,8 @@ pub fn memory(kind: Memory, program: &Path, seconds: u64) -> Report {
     let began = Instant::now();
     let mut report = Report { store: format!("memory:{kind}"), ..Report::default() };
     // What is half there panics, and is a finding like any other.
-    let killed = std::thread::scope(|scope| {
-        scope.spawn(|| kill(kind, program, Duration::from_secs(seconds))).join()
-    });
+    let killed =
+        std::thread::scope(|scope| scope.spawn(|| kill(kind, program, Duration::from_secs(seconds))).join());
     match killed {
         Ok(toll) => report.memory(toll),
         Err(panic) => {

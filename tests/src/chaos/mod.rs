@@ -73,6 +73,13 @@ impl Options {
         self
     }
 
+    /// Sets the longest lease. Half of it is what is waited for at most until all turns are there at once.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
     /// Breaks something on purpose.
     #[must_use]
     pub fn with_fault(mut self, fault: Option<String>) -> Self {

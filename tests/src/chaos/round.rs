@@ -6,15 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use loomflow_core::danger::assume_scope;
-use loomflow_core::{
-    BudgetConfig, Epoch, Identity, Ledger, Namespace, Result, Scope, UserId,
-};
+use loomflow_core::{BudgetConfig, Epoch, Identity, Ledger, Namespace, Result, Scope, UserId};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::children::{Begin, ProviderProcess, Tell, Worker};
-use super::judge::{Evidence, judge};
+use super::judge::{Evidence, asked, judge};
 use super::provider::{Manners, Seen};
 use super::report::{Report, Tally};
 use super::sampler::Sampler;
@@ -141,7 +139,8 @@ impl Round<'_> {
         processes: u64,
         tally: &mut Tally,
     ) -> std::result::Result<Vec<PathBuf>, Failed> {
-        let mut crew = Crew { program: self.program, begin, seed: self.seed, workers: Vec::new(), notes: Vec::new() };
+        let mut crew =
+            Crew { program: self.program, begin, seed: self.seed, workers: Vec::new(), notes: Vec::new() };
         for _ in 0..processes {
             let worker = crew.another()?;
             crew.workers.push(worker);
@@ -289,7 +288,7 @@ impl Round<'_> {
         }
         let mut open = 0;
         for user in users {
-            let report = ledger.usage(user).await?;
+            let report = asked(async || ledger.usage(user).await).await?;
             open += report.open_holds.max(u64::from(report.held_tokens > 0));
         }
         let held = held_by_all(ledger, &users[0]).await?;
@@ -299,7 +298,7 @@ impl Round<'_> {
 }
 
 async fn held_by_all(ledger: &dyn Ledger, user: &Scope) -> Result<u64> {
-    let report = ledger.namespace_usage(user).await?;
+    let report = asked(async || ledger.namespace_usage(user).await).await?;
     Ok(report.windows.iter().map(|line| line.held).sum::<u64>() + report.held_tokens)
 }
 
@@ -351,5 +350,7 @@ fn line<'p>(progress: impl Iterator<Item = &'p Progress>, seen: Seen) -> String 
         failed += one.failed.values().sum::<u64>();
     }
     let Seen { asked, in_flight, most, .. } = seen;
-    format!("{turns} turns ({refused} refused, {failed} failed), {asked} calls, {in_flight} in flight, {most} at most")
+    format!(
+        "{turns} turns ({refused} refused, {failed} failed), {asked} calls, {in_flight} in flight, {most} at most"
+    )
 }

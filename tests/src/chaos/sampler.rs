@@ -68,7 +68,8 @@ impl Sampler {
             while !stopped.load(Ordering::SeqCst) {
                 let scope = &users[rand::random_range(0..users.len())];
                 for all in [true, false] {
-                    let report = if all { ledger.namespace_usage(scope).await } else { ledger.usage(scope).await };
+                    let report =
+                        if all { ledger.namespace_usage(scope).await } else { ledger.usage(scope).await };
                     match report {
                         Ok(report) => seen.lock().look(&report, all),
                         Err(_) => seen.lock().failed += 1,

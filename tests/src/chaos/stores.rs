@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use loomflow_conformance::doubles::{Direction, FaultyProxy};
 use loomflow_core::{BudgetConfig, Clock, Error, ErrorKind, Ledger, Result};
@@ -13,6 +14,9 @@ use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
 use loomflow_local::StandardBudget;
 
 use crate::own::{OwnPostgres, OwnRedis, OwnServer};
+
+/// How long an operation may take: thousands begin at the same moment, and wait for one another.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A ledger that chaos is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +73,19 @@ pub(super) async fn open(url: &str, config: BudgetConfig, clock: Arc<dyn Clock>)
     Ok(match scheme {
         "inmemory" => Arc::new(StandardBudget::new(config)?.with_clock(clock)),
         "sqlite" => {
-            let path = url.trim_start_matches("sqlite:");
-            Arc::new(SqliteLedger::connect(SqliteLedgerConfig::new(path, config)).await?.with_clock(clock))
+            let config = SqliteLedgerConfig::new(url.trim_start_matches("sqlite:"), config);
+            let config = config.with_operation_timeout(PATIENCE);
+            Arc::new(SqliteLedger::connect(config).await?.with_clock(clock))
         }
         // Their time is the server's.
-        "postgres" => Arc::new(Box::pin(PostgresLedger::connect(PostgresLedgerConfig::new(url, config))).await?),
-        "redis" => Arc::new(RedisLedger::connect(RedisLedgerConfig::new(url, config)).await?),
+        "postgres" => {
+            let config = PostgresLedgerConfig::new(url, config).with_operation_timeout(PATIENCE);
+            Arc::new(Box::pin(PostgresLedger::connect(config)).await?)
+        }
+        "redis" => {
+            let config = RedisLedgerConfig::new(url, config).with_operation_timeout(PATIENCE);
+            Arc::new(RedisLedger::connect(config).await?)
+        }
         _ => return Err(Error::new(ErrorKind::Config, "there is no such ledger")),
     })
 }

@@ -195,7 +195,8 @@ async fn take_turns(agent: &Agent, users: &[UserId], place: u64, mut luck: StdRn
             match ended {
                 Ended::Completed | Ended::Left => 0,
                 Ended::Refused => 150,
-                Ended::Failed(..) => 60,
+                // A store that is down is not asked all the time.
+                Ended::Failed(..) => 500,
             }
         };
         refused = if matches!(ended, Ended::Refused) { refused + 1 } else { 0 };
