@@ -109,13 +109,14 @@ async fn attempt(
     };
     request.max_output_tokens = reservation.output_tokens();
     let slot = run.slot().await?;
+    let key = reservation.key();
     let mut reservation = reservation.sent().await?;
     let mut promise = RecordPromise::new(run.clone(), slot, Called::Turn { attempt }, input, model.price());
     if model.capabilities().hidden_reasoning {
         reservation.may_be_unseen();
         promise.unseen = reservation.output_tokens();
     }
-    let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
+    let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt, key)).await;
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
@@ -160,7 +161,8 @@ pub(crate) async fn reserve(
     min_output: u64,
     price: Option<Price>,
 ) -> Result<Reservation<Held>> {
-    let hold = Hold::tokens(run.next_hold(), input, output)
+    let key = run.next_hold();
+    let hold = Hold::tokens(key, input, output)
         .with_min_output(min_output.min(output))
         .with_price(price)
         .with_lease(run.clock.remaining() + LEASE_MARGIN);
@@ -168,7 +170,8 @@ pub(crate) async fn reserve(
     match answer? {
         Reserve::Held(granted) => {
             let (hold, output_tokens) = (granted.id, granted.output_tokens);
-            let ticket = HoldTicket { ledger, scope, hold, input_tokens: input, output_tokens, price, slot };
+            let ticket =
+                HoldTicket { ledger, scope, hold, key, input_tokens: input, output_tokens, price, slot };
             let reservation = Reservation::new(ticket);
             run.warn(granted.warnings).await?;
             Ok(reservation)
