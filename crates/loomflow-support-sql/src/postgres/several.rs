@@ -49,7 +49,10 @@ impl<'a> Several<'a> {
     pub(super) fn begin(&self, access: Access) -> String {
         let (mode, locks) = match access {
             Access::Read => ("REPEATABLE READ READ ONLY", String::new()),
-            Access::Write | Access::Exclusive => ("READ COMMITTED READ WRITE", self.locks()),
+            // Of several partitions all are the transaction's own, so that a foreign one has no other meaning here.
+            Access::Write | Access::Exclusive | Access::Foreign => {
+                ("READ COMMITTED READ WRITE", self.locks())
+            }
         };
         format!("BEGIN ISOLATION LEVEL {mode}; {}{locks}", self.naming())
     }
