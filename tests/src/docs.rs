@@ -16,6 +16,7 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    Approvals = "../../docs/approvals.md",
     Models = "../../docs/models.md",
     Prices = "../../docs/prices.md",
     Stores = "../../docs/stores.md",

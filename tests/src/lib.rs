@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod approvals;
 pub mod differential;
 mod docs;
 pub mod double;

@@ -8,6 +8,9 @@
 //! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `memory-redis` |
 //! | `qdrant:http://HOST:PORT` | Qdrant, its gRPC port; `qdrant:https://` over TLS; `?api_key=KEY` behind it | `memory-qdrant` |
 //!
+//! Approvals ([`approvals`]) are kept at `inmemory`, `sqlite:PATH` (`runtime-sqlite`) or `postgres://...`
+//! (`runtime-postgres`); the same URL as the memory's names the same file or database, in tables of their own.
+//!
 //! A URL is a secret: it is wiped when it has been used, and no error repeats any of it. `@ / ? #` and blanks in a
 //! password are written percent-encoded (`%40 %2F %3F %23 %20`).
 
@@ -15,12 +18,13 @@ mod url;
 
 use std::sync::Arc;
 
-use loomflow_core::{Error, ErrorKind, MemoryStore, Result};
+use loomflow_core::{ApprovalStore, Error, ErrorKind, MemoryStore, Result};
 
 pub use self::url::StoreUrl;
 use self::url::{Kind, Target};
 
-const OPERATION: &str = "resolve_memory";
+const MEMORY: &str = "resolve_memory";
+const APPROVALS: &str = "resolve_approvals";
 
 /// Opens the memory that `url` names, and brings its schema up to date where it has one.
 ///
@@ -34,39 +38,59 @@ const OPERATION: &str = "resolve_memory";
 /// - Whatever connecting fails with: [`ErrorKind::Auth`], [`ErrorKind::Unreachable`], [`ErrorKind::Timeout`], or
 ///   [`ErrorKind::Config`] for a schema this program does not know.
 pub async fn memory(url: impl Into<StoreUrl> + Send) -> Result<Arc<dyn MemoryStore>> {
-    let target = url.into().parse().map_err(|error| error.with_operation(OPERATION))?;
-    open(target).await
+    let target = url.into().parse().map_err(|error| error.with_operation(MEMORY))?;
+    open_memory(target).await
+}
+
+/// Opens the store of approvals that `url` names, and brings its schema up to date where it has one.
+///
+/// What a URL cannot say is said by the store's own configuration, such as `runtime_postgres::PostgresApprovalsConfig`.
+///
+/// # Errors
+///
+/// As [`memory`]; [`ErrorKind::Config`] also for a store that keeps memories and no approvals.
+pub async fn approvals(url: impl Into<StoreUrl> + Send) -> Result<Arc<dyn ApprovalStore>> {
+    let target = url.into().parse().map_err(|error| error.with_operation(APPROVALS))?;
+    open_approvals(target).await
 }
 
 /// Connects to one store, if its crate was compiled in.
 macro_rules! connect {
-    ($feature:literal, $target:ident, $package:ident, $memory:ident, $config:ident $(, $set:expr)?) => {{
+    ($operation:ident, $feature:literal, $target:ident, $package:ident, $store:ident, $config:ident $(, $set:expr)?) => {{
         #[cfg(feature = $feature)]
         {
             let config = $package::$config::new($target.place.expose().as_str());
             $(let config = $set(config);)?
-            Ok(Arc::new(Box::pin($package::$memory::connect(config)).await?))
+            Ok(Arc::new(Box::pin($package::$store::connect(config)).await?))
         }
         #[cfg(not(feature = $feature))]
         {
-            Err(switched_off(&$target, $feature))
+            Err(switched_off(&$target, $operation, $feature))
         }
     }};
 }
 
-async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
+async fn open_memory(target: Target) -> Result<Arc<dyn MemoryStore>> {
     match target.kind {
         Kind::InMemory => {
             #[cfg(feature = "local")]
             return Ok(Arc::new(loomflow_local::InMemoryMemory::new()));
             #[cfg(not(feature = "local"))]
-            return Err(switched_off(&target, "local"));
+            return Err(switched_off(&target, MEMORY, "local"));
         }
         Kind::Sqlite => {
-            connect!("memory-sqlite", target, loomflow_memory_sqlite, SqliteMemory, SqliteMemoryConfig)
+            connect!(
+                MEMORY,
+                "memory-sqlite",
+                target,
+                loomflow_memory_sqlite,
+                SqliteMemory,
+                SqliteMemoryConfig
+            )
         }
         Kind::Postgres => {
             connect!(
+                MEMORY,
                 "memory-postgres",
                 target,
                 loomflow_memory_postgres,
@@ -75,7 +99,7 @@ async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
             )
         }
         Kind::Redis => {
-            connect!("memory-redis", target, loomflow_memory_redis, RedisMemory, RedisMemoryConfig)
+            connect!(MEMORY, "memory-redis", target, loomflow_memory_redis, RedisMemory, RedisMemoryConfig)
         }
         Kind::Qdrant => {
             #[cfg(feature = "memory-qdrant")]
@@ -84,6 +108,7 @@ async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
                 None => config,
             };
             connect!(
+                MEMORY,
                 "memory-qdrant",
                 target,
                 loomflow_memory_qdrant,
@@ -95,13 +120,51 @@ async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
     }
 }
 
+async fn open_approvals(target: Target) -> Result<Arc<dyn ApprovalStore>> {
+    match target.kind {
+        Kind::InMemory => {
+            #[cfg(feature = "local")]
+            return Ok(Arc::new(loomflow_local::InMemoryApprovalStore::new()));
+            #[cfg(not(feature = "local"))]
+            return Err(switched_off(&target, APPROVALS, "local"));
+        }
+        Kind::Sqlite => {
+            connect!(
+                APPROVALS,
+                "runtime-sqlite",
+                target,
+                loomflow_runtime_sqlite,
+                SqliteApprovals,
+                SqliteApprovalsConfig
+            )
+        }
+        Kind::Postgres => {
+            connect!(
+                APPROVALS,
+                "runtime-postgres",
+                target,
+                loomflow_runtime_postgres,
+                PostgresApprovals,
+                PostgresApprovalsConfig
+            )
+        }
+        Kind::Redis | Kind::Qdrant => {
+            let message = format!(
+                "`{}` keeps no approvals; use inmemory, sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE",
+                target.kind.form()
+            );
+            Err(Error::new(ErrorKind::Config, message).with_operation(APPROVALS))
+        }
+    }
+}
+
 #[allow(dead_code, reason = "with every feature on, nothing is switched off")]
-fn switched_off(target: &Target, feature: &str) -> Error {
+fn switched_off(target: &Target, operation: &'static str, feature: &str) -> Error {
     let message = format!(
         "`{}` needs the cargo feature `{feature}`, which this program was built without; in Cargo.toml: loomflow = {{ \
          version = \"{}\", features = [\"{feature}\"] }}",
         target.kind.form(),
         env!("CARGO_PKG_VERSION"),
     );
-    Error::new(ErrorKind::Config, message).with_operation(OPERATION)
+    Error::new(ErrorKind::Config, message).with_operation(operation)
 }
