@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use loomflow_approval_webhook::{
+use loomflow::approval_webhook::{
     IDEMPOTENCY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, WebhookApprovals, WebhookConfig, sign, verify,
 };
 use loomflow_conformance::doubles::{Head, Recorded, Script, ScriptedServer};
