@@ -16,6 +16,7 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    Approvals = "../../docs/approvals.md",
     Ledgers = "../../docs/ledgers.md",
     Models = "../../docs/models.md",
     Permissions = "../../docs/permissions.md",

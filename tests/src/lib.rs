@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod approvals;
 #[cfg(feature = "stores")]
 pub mod chaos;
 pub mod differential;

@@ -178,16 +178,6 @@ impl ApprovalStore for PostgresApprovals {
         Ok(taken)
     }
 
-    async fn of_call(
-        &self,
-        scope: &Scope,
-        run: RunId,
-        binding: Digest,
-        now: Timestamp,
-    ) -> Result<Option<Owned<Approval>>> {
-        self.run("find approval", Repeat::Safe, || self.read_of_call(scope, (run, binding), now)).await
-    }
-
     async fn remembered(
         &self,
         scope: &Scope,

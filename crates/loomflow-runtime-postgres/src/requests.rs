@@ -61,23 +61,6 @@ impl PostgresApprovals {
         rows.iter().map(|row| Read(row).shown(now)).collect()
     }
 
-    pub(crate) async fn read_of_call(
-        &self,
-        scope: &Scope,
-        (run, binding): (RunId, Digest),
-        now: Timestamp,
-    ) -> Result<Option<Owned<Approval>>> {
-        let mut tx = self.begin(scope, Access::Read, "find approval").await?;
-        let row = sqlx::query(self.reads().sql(OF_CALL))
-            .bind(scope.owner().partition())
-            .bind(schema::call(run, binding))
-            .fetch_optional(tx.conn())
-            .await
-            .map_err(failed("find approval"))?;
-        tx.commit().await?;
-        row.map(|row| Read(&row).shown(now)).transpose()
-    }
-
     /// Whether one of the scope's own requests is still pending.
     pub(crate) async fn is_pending(&self, scope: &Scope, id: ApprovalId) -> Result<bool> {
         let mut tx = self.begin(scope, Access::Read, "await approval").await?;

@@ -169,16 +169,6 @@ impl ApprovalStore for SqliteApprovals {
         Ok(taken)
     }
 
-    async fn of_call(
-        &self,
-        scope: &Scope,
-        run: RunId,
-        binding: Digest,
-        now: Timestamp,
-    ) -> Result<Option<Owned<Approval>>> {
-        read!(self, "find approval", requests::of_call, scope, (run, binding), now)
-    }
-
     async fn remembered(
         &self,
         scope: &Scope,

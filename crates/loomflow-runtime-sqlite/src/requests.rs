@@ -67,20 +67,6 @@ pub(crate) async fn list(
     rows.iter().map(|row| shown(row, now)).collect()
 }
 
-/// The author's own request for that call.
-pub(crate) async fn of_call(
-    conn: &mut SqliteConnection,
-    filter: Filter,
-    author: &Author,
-    (run, binding): (RunId, Digest),
-    now: Timestamp,
-) -> Result<Option<Owned<Approval>>> {
-    let call = schema::call(run, binding);
-    let row = sqlx::query(filter.sql(OF_CALL)).bind(&author.partition[..]).bind(call);
-    let row = row.fetch_optional(conn).await.map_err(failed("find approval"))?;
-    row.as_ref().map(|row| shown(row, now)).transpose()
-}
-
 /// Whether one of the author's own requests is still pending.
 pub(crate) async fn is_pending(
     conn: &mut SqliteConnection,

@@ -19,9 +19,13 @@
 //! | `postgres://USER:PASSWORD@HOST/DATABASE` | PostgreSQL; `postgresql://` is the same | `ledger-postgres` |
 //! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `ledger-redis` |
 //!
+//! [`approvals`] are kept at `inmemory`, `sqlite:PATH` (`runtime-sqlite`) or `postgres://...` (`runtime-postgres`); the same URL
+//! as the memory's names the same file or database, in tables of their own.
+//!
 //! A URL is a secret: it is wiped when it has been used, and no error repeats any of it. `@ / ? #` and blanks in a
 //! password are written percent-encoded (`%40 %2F %3F %23 %20`).
 
+mod approvals;
 mod ledger;
 mod url;
 
@@ -29,6 +33,7 @@ use std::sync::Arc;
 
 use loomflow_core::{Error, ErrorKind, MemoryStore, Result};
 
+pub use self::approvals::approvals;
 pub use self::ledger::ledger;
 pub use self::url::StoreUrl;
 use self::url::{Kind, Part, Target};
