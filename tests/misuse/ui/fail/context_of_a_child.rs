@@ -3,7 +3,7 @@
 use loomflow_core::RunContext;
 
 pub fn child(ctx: &RunContext) -> RunContext {
-    RunContext { call: None, ..ctx.clone() }
+    RunContext { ..ctx.clone() }
 }
 
 fn main() {}
