@@ -16,7 +16,6 @@ CREATE TABLE approvals_requests (
   id bytea NOT NULL UNIQUE CHECK (octet_length(id) = 16),
   namespace text COLLATE "C" NOT NULL,
   user_id text COLLATE "C",
-  call bytea NOT NULL CHECK (octet_length(call) = 32),
   asked_at bigint NOT NULL,
   expires_at bigint NOT NULL,
   deciders bytea[] NOT NULL,
@@ -28,7 +27,6 @@ CREATE TABLE approvals_requests (
   UNIQUE (partition, id, decider),
   CHECK ((state = 0) = (decision IS NULL) AND (state = 0) = (decider IS NULL))
 );
-CREATE INDEX approvals_requests_call ON approvals_requests (partition, call);
 CREATE INDEX approvals_requests_pending ON approvals_requests USING gin (deciders) WHERE state = 0;
 
 -- A grant is of a request that somebody decided, and says who that was: no other row fits the foreign key.

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use loomflow_core::resilience::{Readiness, Repeat, Resilience};
 use loomflow_core::{
     Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalStore, Digest, Epoch,
-    Erase, Erased, ExportStream, GrantId, Owned, Owner, Result, RunId, Scope, TenantData, Timestamp, UserId,
+    Erase, Erased, ExportStream, GrantId, Owned, Owner, Result, Scope, TenantData, Timestamp, UserId,
 };
 use loomflow_support_sql::Wakes;
 use loomflow_support_sql::postgres::{Access, Pool, SERVER, Transaction, migrate};

@@ -3,7 +3,7 @@
 use loomflow_core::rules::approvals::{self as rules, Decider, Recorded};
 use loomflow_core::{
     Approval, ApprovalDecision, ApprovalId, ApprovalRequest, Digest, Epoch, Error, ErrorKind, Owned, Result,
-    RunId, Scope, Timestamp, UserId,
+    Scope, Timestamp, UserId,
 };
 use loomflow_support_sql::postgres::{Access, Transaction, failed};
 use sqlx::postgres::PgRow;
@@ -23,7 +23,6 @@ macro_rules! requests {
 }
 
 const OWN: &str = requests!("partition = $1 AND id = $2");
-const OF_CALL: &str = requests!("partition = $1 AND call = $2 ORDER BY asked_at DESC, id DESC LIMIT 1");
 const KNOWN: &str = requests!("id = $2 AND (partition = $1 OR deciders @> ARRAY[$1::bytea])");
 const PENDING: &str = requests!(
     "(partition = $1 OR deciders @> ARRAY[$1::bytea]) AND state = 0 AND expires_at > $2 ORDER BY asked_at, id"
@@ -205,8 +204,8 @@ pub(crate) async fn epoch(
 }
 
 const INSERT: &str = "
-INSERT INTO approvals_requests (partition, namespace, user_id, id, call, asked_at, expires_at, deciders, body)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+INSERT INTO approvals_requests (partition, namespace, user_id, id, asked_at, expires_at, deciders, body)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
 
 async fn create(tx: &mut Transaction, scope: &Scope, request: &ApprovalRequest, most: usize) -> Result<()> {
     const OPERATION: &str = "create approval";
@@ -218,7 +217,6 @@ async fn create(tx: &mut Transaction, scope: &Scope, request: &ApprovalRequest, 
         .bind(key.namespace)
         .bind(key.user_id)
         .bind(id_column(request.id.as_u128()))
-        .bind(schema::call(request.run, request.digest))
         .bind(request.requested_at.as_micros())
         .bind(request.expires_at.as_micros())
         .bind(schema::deciders(scope.owner(), &request.approvers))

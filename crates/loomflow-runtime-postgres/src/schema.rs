@@ -2,8 +2,8 @@
 
 use loomflow_core::rules::approvals::{self as rules, Recorded};
 use loomflow_core::{
-    Approval, ApprovalRequest, ApprovalState, Digest, Error, ErrorKind, Identity, Owned, Owner, Result,
-    RunId, Scope, Timestamp, UserId,
+    Approval, ApprovalRequest, ApprovalState, Error, ErrorKind, Identity, Owned, Owner, Result, Scope,
+    Timestamp, UserId,
 };
 use loomflow_support_sql::postgres::{Component, Policy, Table};
 use loomflow_support_sql::{Migration, own_partition};
@@ -73,11 +73,6 @@ pub(crate) fn deciders(requester: &Owner, approvers: &[UserId]) -> Vec<Vec<u8>> 
         Owner::new(requester.namespace().clone(), Identity::User(user.clone())).partition().to_vec()
     };
     approvers.iter().map(partition).collect()
-}
-
-/// The key of a run's call.
-pub(crate) fn call(run: RunId, binding: Digest) -> Vec<u8> {
-    Digest::of(&[&run.as_u128().to_be_bytes(), binding.as_bytes()]).as_bytes().to_vec()
 }
 
 pub(crate) fn id_column(id: u128) -> Vec<u8> {

@@ -20,7 +20,6 @@ CREATE TABLE approvals_requests (
     partition   BLOB    NOT NULL CHECK (length(partition) = 32),
     id          BLOB    NOT NULL CHECK (length(id) = 16),
     content     INTEGER NOT NULL,
-    call        BLOB    NOT NULL CHECK (length(call) = 32),
     asked_at    INTEGER NOT NULL,
     expires_at  INTEGER NOT NULL,
     -- 0 pending, 1 decided, 2 consumed.
@@ -30,7 +29,6 @@ CREATE TABLE approvals_requests (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX approvals_requests_by_id ON approvals_requests (id);
-CREATE INDEX approvals_requests_by_call ON approvals_requests (partition, call);
 
 CREATE TABLE approvals_grants (
     partition   BLOB    NOT NULL CHECK (length(partition) = 32),

@@ -2,7 +2,7 @@
 
 use loomflow_core::rules::approvals::{self as rules, Decider, Recorded};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, Digest, Error, ErrorKind, Owned, Result, RunId,
+    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, Digest, Error, ErrorKind, Owned, Result,
     Timestamp, UserId,
 };
 use loomflow_support_sql::sqlite::failed;
@@ -24,8 +24,6 @@ macro_rules! requests {
 }
 
 const OWN: &str = requests!("WHERE r.partition = ?1 AND r.id = ?2");
-const OF_CALL: &str =
-    requests!("WHERE r.partition = ?1 AND r.call = ?2 ORDER BY r.asked_at DESC, r.id DESC LIMIT 1");
 const KNOWN: &str = requests!(
     "WHERE r.id = ?2 AND (r.partition = ?1 OR EXISTS (SELECT 1 FROM approvals_deciders AS k \
      WHERE k.decider = ?1 AND k.partition = r.partition AND k.id = r.id))"
@@ -104,8 +102,8 @@ async fn own(
 
 const KNOWN_ID: &str = "SELECT EXISTS (SELECT 1 FROM approvals_requests WHERE id = ?1) \
                         OR EXISTS (SELECT 1 FROM approvals_grants WHERE id = ?1)";
-const INSERT: &str = "INSERT INTO approvals_requests (partition, id, content, call, asked_at, expires_at, state) \
-                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)";
+const INSERT: &str = "INSERT INTO approvals_requests (partition, id, content, asked_at, expires_at, state) \
+                      VALUES (?1, ?2, ?3, ?4, ?5, 0)";
 const INSERT_DECIDER: &str =
     "INSERT OR IGNORE INTO approvals_deciders (decider, partition, id) VALUES (?1, ?2, ?3)";
 
@@ -130,7 +128,6 @@ pub(crate) async fn create(
         .bind(&author.partition[..])
         .bind(&id[..])
         .bind(content)
-        .bind(schema::call(request.run, request.digest))
         .bind(request.requested_at.as_micros())
         .bind(request.expires_at.as_micros());
     insert.execute(&mut *conn).await.map_err(fail)?;

@@ -2,8 +2,7 @@
 
 use loomflow_core::rules::approvals::Recorded;
 use loomflow_core::{
-    Approval, ApprovalRequest, ApprovalState, Digest, Epoch, Error, ErrorKind, Identity, Owner, Result,
-    RunId, Scope, UserId,
+    Approval, ApprovalRequest, ApprovalState, Epoch, Error, ErrorKind, Identity, Owner, Result, Scope, UserId,
 };
 use loomflow_support_sql::Migration;
 use loomflow_support_sql::sqlite::{Schema, failed};
@@ -50,11 +49,6 @@ impl Author {
 pub(crate) fn decider(requester: &Owner, approver: &UserId) -> Vec<u8> {
     let owner = Owner::new(requester.namespace().clone(), Identity::User(approver.clone()));
     owner.partition().to_vec()
-}
-
-/// The key of a run's call.
-pub(crate) fn call(run: RunId, binding: Digest) -> Vec<u8> {
-    Digest::of(&[&run.as_u128().to_be_bytes(), binding.as_bytes()]).as_bytes().to_vec()
 }
 
 pub(crate) fn id_column(id: u128) -> Vec<u8> {
