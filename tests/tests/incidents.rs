@@ -303,6 +303,16 @@ async fn memory_cannot_hold_or_replay_an_instruction() {
 /// A crash while somebody thought about an approval lost what they decided and parked the run for good.
 #[test]
 fn an_approval_given_after_a_crash_is_used_once() {
+    crash_while_somebody_thinks(false);
+}
+
+/// What somebody decided while no process ran was not among the pending requests, so they were asked again.
+#[test]
+fn an_approval_given_while_no_process_ran_is_used_once() {
+    crash_while_somebody_thinks(true);
+}
+
+fn crash_while_somebody_thinks(decided_while_down: bool) {
     let approvals = Arc::new(InMemoryApprovalStore::new());
     let runtime = Arc::new(InProcRuntime::with_journal(InMemoryJournalStore::new()));
     let executed = Arc::new(AtomicU64::new(0));
@@ -355,9 +365,15 @@ fn an_approval_given_after_a_crash_is_used_once() {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(600)).await;
         let open = alice.open_runs().await.unwrap();
+        let decide = || boss.decide(pending[0].request.id, ApprovalDecision::Approve);
+        if decided_while_down {
+            decide().await.unwrap();
+        }
         let resumed = tokio::spawn(IntoFuture::into_future(alice.resume(open[0].run).await.unwrap()));
         tokio::task::yield_now().await;
-        boss.decide(pending[0].request.id, ApprovalDecision::Approve).await.unwrap();
+        if !decided_while_down {
+            decide().await.unwrap();
+        }
         let result = resumed.await.unwrap().unwrap();
         assert_eq!(&*result.output, "bye");
         assert_eq!(executed.load(Ordering::SeqCst), 1, "approved and run once");

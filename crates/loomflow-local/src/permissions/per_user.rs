@@ -284,4 +284,38 @@ mod tests {
         policy.replace(PerUserPermissions::new(StandardPermissions::default()));
         assert_ne!(policy.version(), first);
     }
+
+    /// Whatever a policy does when it is asked for its version or dropped, checks do not wait for it.
+    #[test]
+    fn a_reload_runs_no_policys_code_under_the_lock_of_checks() {
+        #[derive(Debug)]
+        struct Looks(std::sync::Weak<PerUserPermissions>);
+        impl Looks {
+            fn look(&self) {
+                let free = |all: Arc<PerUserPermissions>| all.state.try_read().is_some();
+                assert!(self.0.upgrade().is_none_or(free), "a check would have to wait");
+            }
+        }
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                self.look();
+            }
+        }
+        #[async_trait]
+        impl Permissions for Looks {
+            async fn check(&self, _: &RunContext, _: &ToolCall, _: Effect) -> Result<Decision> {
+                Ok(Decision::Allow)
+            }
+            fn version(&self) -> u64 {
+                self.look();
+                1
+            }
+        }
+        let all = Arc::new(PerUserPermissions::new(StandardPermissions::default()));
+        for _ in 0..3 {
+            all.replace(PerUserPermissions::new(Looks(Arc::downgrade(&all))));
+        }
+        all.replace(PerUserPermissions::new(StandardPermissions::default()));
+        assert_eq!(Arc::weak_count(&all), 0, "the old ones are gone");
+    }
 }
