@@ -12,26 +12,16 @@ use loomflow_core::{
     Amounts, Entity, Erase, Erased, ExportItem, ExportStream, Namespace, Owned, RateLimitConfig, RateLimiter,
     RateLimits, RateRules, Resource, Result, Scope, Secret, Taken, TenantData, export_from,
 };
-use loomflow_support_sql::Migration;
 use loomflow_support_sql::postgres::{
-    Access, Component, LISTED, NAMESPACE, PAST, PgSettings, Pool, SERVER, Several, Table, Transaction,
-    failed, migrate,
+    Access, PgSettings, Pool, SERVER, Several, Transaction, failed, migrate,
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor as _};
 
+use crate::schema::RATE_LIMITS;
+
 const STORE: &str = "rate_limit:postgres";
-
-const COMPONENT: Component = Component::new("rate_limit", &MIGRATIONS, &TABLES);
-
-const MIGRATIONS: [Migration; 1] =
-    [Migration::new(1, "limits", include_str!("../migrations/rate_limit_0001.sql"))];
-
-const TABLES: [Table; 2] = [
-    Table::new("rate_limits", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
-    Table::new("rate_limit_totals", "SELECT, INSERT, UPDATE").with_rows(NAMESPACE),
-];
 
 const CHANGE: &str = include_str!("rate_limit.sql");
 const LOOK: &str = "SELECT tats, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000 FROM rate_limits \
@@ -218,7 +208,7 @@ impl PostgresRateLimiter {
     /// [`ErrorKind::Unreachable`](loomflow_core::ErrorKind::Unreachable) for a server that is not there.
     pub async fn connect(config: PostgresRateLimiterConfig) -> Result<Self> {
         let rules = config.limits.rules()?;
-        let pool = Pool::connect(&config.settings(), &COMPONENT, config.migrate).await?;
+        let pool = Pool::connect(&config.settings(), &RATE_LIMITS, config.migrate).await?;
         let resilience = Resilience::new(SERVER, config.operation_timeout);
         Ok(Self { rules, pool, resilience, decisions: AtomicU64::new(0) })
     }
@@ -229,7 +219,7 @@ impl PostgresRateLimiter {
     ///
     /// As [`PostgresRateLimiter::connect`].
     pub async fn migrate(config: &PostgresRateLimiterConfig) -> Result<()> {
-        migrate(&config.settings(), &COMPONENT).await
+        migrate(&config.settings(), &RATE_LIMITS).await
     }
 
     /// Judges or corrects some limits in one statement; by how many nanoseconds each is exceeded.

@@ -18,6 +18,17 @@ const TABLES: [Table; 5] = [
     Table::new("ledger_holds", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
 ];
 
+/// The rate limiter's part of the schema.
+pub(crate) const RATE_LIMITS: Component = Component::new("rate_limit", &LIMIT_MIGRATIONS, &LIMIT_TABLES);
+
+const LIMIT_MIGRATIONS: [Migration; 1] =
+    [Migration::new(1, "limits", include_str!("../migrations/rate_limit_0001.sql"))];
+
+const LIMIT_TABLES: [Table; 2] = [
+    Table::new("rate_limits", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
+    Table::new("rate_limit_totals", "SELECT, INSERT, UPDATE").with_rows(NAMESPACE),
+];
+
 /// A partition, by which rows are found.
 pub(crate) type Partition = [u8; 32];
 

@@ -8,13 +8,15 @@ use async_trait::async_trait;
 use loomflow_core::resilience::{Readiness, Repeat};
 use loomflow_core::rules::gcra::{Gcra, Wait};
 use loomflow_core::{
-    Amounts, Digest, Entity, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Limited, Owned,
+    Amounts, Entity, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, Limited, Owned,
     RateLimitConfig, RateLimiter, RateLimits, RateRules, Resource, Result, Scope, Secret, Taken, TenantData,
     export_from,
 };
-use loomflow_support_redis::{Keys, Link, LinkOptions, Script};
+use loomflow_support_redis::{Link, LinkOptions, Script};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
+
+use crate::schema::Schema;
 
 const STORE: &str = "rate_limit:redis";
 
@@ -119,7 +121,7 @@ impl fmt::Debug for RedisRateLimiterConfig {
 pub struct RedisRateLimiter {
     rules: RateRules,
     link: Link,
-    prefix: String,
+    schema: Schema,
 }
 
 impl RedisRateLimiter {
@@ -131,19 +133,12 @@ impl RedisRateLimiter {
     /// [`ErrorKind::Unreachable`], [`ErrorKind::Transport`] or [`ErrorKind::Timeout`] when nobody answers.
     pub async fn connect(config: RedisRateLimiterConfig) -> Result<Self> {
         let rules = config.limits.rules()?;
-        let prefix = Keys::new(&config.key_prefix)?.prefix().to_owned();
+        let schema = Schema::new(&config.key_prefix)?;
         let mut options = LinkOptions::new(config.url.clone());
         options.connect_timeout = config.connect_timeout;
         options.operation_timeout = config.operation_timeout;
         options.max_in_flight = config.max_in_flight.max(1);
-        Ok(Self { rules, link: Link::connect(&options).await?, prefix })
-    }
-
-    /// What all keys of a namespace begin with. It is the hash tag, so that a user's limits and those of all users lie in one
-    /// slot of a cluster, and one script may take of both. Nothing that anybody chose is part of it.
-    fn base(&self, scope: &Scope) -> String {
-        let namespace = Digest::of(&[b"namespace", scope.namespace().as_str().as_bytes()]);
-        format!("{}:{{{namespace}}}:rate", self.prefix)
+        Ok(Self { rules, link: Link::connect(&options).await?, schema })
     }
 
     /// Runs the script on some limits; one number for each comes back.
@@ -154,7 +149,7 @@ impl RedisRateLimiter {
         limits: impl Iterator<Item = (Entity, Resource, Gcra, i128)>,
         repeat: Repeat,
     ) -> Result<Vec<u64>> {
-        let mut args = vec![verb.as_bytes().to_vec(), scope.owner().partition_hex().into_bytes()];
+        let mut args = vec![verb.as_bytes().to_vec(), Schema::partition(scope.owner()).into_bytes()];
         let mut count = 0;
         for (entity, resource, limit, change) in limits {
             let whose = if entity == Entity::Global { "g" } else { "u" };
@@ -167,8 +162,10 @@ impl RedisRateLimiter {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let answer: Vec<String> =
-            self.link.script(operation, repeat, &SCRIPT, &self.base(scope), &args).await?;
+        let answer: Vec<String> = self
+            .link
+            .script(operation, repeat, &SCRIPT, &self.schema.rates(scope.namespace()), &args)
+            .await?;
         let numbers: Option<Vec<u64>> = answer.iter().map(|text| text.parse().ok()).collect();
         numbers.filter(|numbers| numbers.len() == count).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "Redis answered with something that was not expected")

@@ -13,6 +13,9 @@
 //! | `x:<p>` | string | the epoch of the erasure of a user's name; never expires |
 //! | `b:<p>:<id>` | string | a charge of an outage that was booked |
 //!
+//! Rate limits have keys beside these: `prefix:{<..>}:rate:<p>` and `..:rate:all`, hashes from a resource to when its limit is whole
+//! again, which expire then.
+//!
 //! `prefix:ledger` is the version and the secret that ids of holds are proved with; `prefix:flushed` is written by whoever waits for the
 //! disk.
 
@@ -39,8 +42,17 @@ impl Schema {
 
     /// What all keys of a namespace begin with. A digest, because a brace in a name would move the hash tag.
     pub(crate) fn base(&self, namespace: &Namespace) -> String {
+        self.of(namespace, "q")
+    }
+
+    /// What all keys of a namespace's rate limits begin with.
+    pub(crate) fn rates(&self, namespace: &Namespace) -> String {
+        self.of(namespace, "rate")
+    }
+
+    fn of(&self, namespace: &Namespace, kind: &str) -> String {
         let digest = Digest::of(&[namespace.as_str().as_bytes()]).to_string();
-        self.keys.of_partition(digest).key("q")
+        self.keys.of_partition(digest).key(kind)
     }
 
     /// A key that is written to see when the disk has it.
