@@ -49,7 +49,7 @@ fn everything_else_counts_and_text_that_looks_special_is_text() {
     let count = |messages: Vec<Message>| counter.prompt(&ModelRequest::new(messages, 1));
     let plain = count(vec![Message::user("hello")]);
     let call = ToolCall::new("call_1", "pay", r#"{"cents":5,"to":"bob"}"#);
-    let called = count(vec![Message::user("hello").with_calls(vec![call])]);
+    let called = count(vec![Message::assistant_calls("hello", vec![call])]);
     assert!(called > plain + counter.text(r#"{"cents":5,"to":"bob"}"#));
     let schema = serde_json::json!({"type": "object", "properties": {"cents": {"type": "integer"}}});
     let spec = ToolSpec::new("pay", "Pays somebody.", Effect::External, schema.clone()).unwrap();
