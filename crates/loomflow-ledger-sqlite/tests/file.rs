@@ -239,6 +239,22 @@ async fn it_can_be_migrated_beforehand_and_nonsense_is_refused() {
     assert!(SqliteLedger::connect(nonsense).await.unwrap_err().to_string().contains("soft_warning_at"));
 }
 
+/// Whatever the order of the two ids, which are random.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_free_at_the_moment_its_lease_ends() {
+    let (folder, clock) = (Folder::new(), clock());
+    let ledger = folder.open(BudgetConfig::new()).await.with_clock(clock.clone());
+    let hold = Hold::tokens(key(), 3, 3).with_lease(DAY);
+    let mut last = held(&ledger, &scope("alice"), &hold).await.id;
+    for _ in 0..16 {
+        clock.advance(DAY);
+        let next = held(&ledger, &scope("alice"), &hold).await.id;
+        assert_ne!(next, last);
+        last = next;
+    }
+    assert_eq!(ledger.usage(&scope("alice")).await.unwrap().open_holds, 1);
+}
+
 fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|part| part == text.as_bytes())
 }
