@@ -254,19 +254,19 @@ impl Loaded {
         }
         let mut ended = false;
         for (id, hold) in &account.holds {
-            match before.holds.get(id) {
-                Some(old) if old == hold => {}
-                Some(_) => {
-                    ended |= !hold.is_open();
-                    self.update(conn, *id, hold, now, operation).await?;
-                }
-                None => self.insert(conn, *id, hold, space, operation).await?,
+            if before.holds.get(id).is_some_and(|old| old != hold) {
+                ended |= !hold.is_open();
+                self.update(conn, *id, hold, now, operation).await?;
             }
         }
         for id in before.holds.keys().filter(|id| !account.holds.contains_key(id)) {
             let id = id.as_u128().to_be_bytes().to_vec();
             let delete = sqlx::query(DELETE_HOLD).bind(&self.partition[..]).bind(id);
             delete.execute(&mut *conn).await.map_err(failed(operation))?;
+        }
+        // After the rest: a hold whose lease just ran out left its key to the new one.
+        for (id, hold) in account.holds.iter().filter(|(id, _)| !before.holds.contains_key(id)) {
+            self.insert(conn, *id, hold, space, operation).await?;
         }
         if ended {
             let trim = sqlx::query(TRIM).bind(&self.partition[..]).bind(ESTIMATES);

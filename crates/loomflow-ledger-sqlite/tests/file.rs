@@ -64,24 +64,25 @@ async fn everything_survives_a_restart_and_is_seen_by_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_window_starts_a_counter_of_its_own() {
-    let folder = Folder::new();
+    let (folder, clock) = (Folder::new(), clock());
+    let open = async |budget: &BudgetConfig| folder.open(budget.clone()).await.with_clock(clock.clone());
     let alice = scope("alice");
     let budget = || BudgetConfig::new().per_user_max_tokens(100).max_tokens(100);
     let (by_hour, by_day) = (budget().window(Window::Hour), budget().window(Window::Day));
-    let ledger = folder.open(by_hour.clone()).await;
+    let ledger = open(&by_hour).await;
     spend(&ledger, &alice, 30, 0).await;
-    let open = held(&ledger, &alice, &Hold::tokens(key(), 10, 10)).await;
+    let kept = held(&ledger, &alice, &Hold::tokens(key(), 10, 10)).await;
     drop(ledger);
-    let ledger = folder.open(by_day).await;
+    let ledger = open(&by_day).await;
     assert_eq!(ledger.usage(&alice).await.unwrap().held_tokens, 0, "it is held in the old one");
     spend(&ledger, &alice, 60, 0).await;
-    ledger.sent(&alice, open.id).await.unwrap();
-    assert!(!ledger.close(&alice, open.id, used(10, 1)).await.unwrap().duplicate);
+    ledger.sent(&alice, kept.id).await.unwrap();
+    assert!(!ledger.close(&alice, kept.id, used(10, 1)).await.unwrap().duplicate);
     let usage = ledger.usage(&alice).await.unwrap();
     assert_eq!((usage.used.total_tokens(), usage.held_tokens, usage.open_holds), (60, 0, 0));
     assert_eq!(ledger.export(&alice).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(), 2);
     drop(ledger);
-    let ledger = folder.open(by_hour).await;
+    let ledger = open(&by_hour).await;
     let usage = ledger.usage(&alice).await.unwrap();
     assert_eq!((usage.used.total_tokens(), usage.held_tokens, usage.open_holds), (41, 0, 0));
     let all = ledger.namespace_usage(&alice).await.unwrap();
@@ -117,13 +118,14 @@ async fn caps_that_come_and_go_leave_no_hold_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_needs_is_cleared_away_and_nothing_is_given_away() {
     let (folder, clock) = (Folder::new(), clock());
-    let open = async || folder.open(capped()).await.with_clock(clock.clone());
+    let budget = BudgetConfig::new().per_user_max_tokens(500).per_run_max_tokens(300).window(Window::Day);
+    let open = async || folder.open(budget.clone()).await.with_clock(clock.clone());
     let (alice, gone) = (scope("alice"), scope("gone"));
     let ledger = open().await;
     spend(&ledger, &alice, 250, 50).await;
     // Whose process died; nobody of that name comes back.
     held(&ledger, &gone, &Hold::tokens(key(), 10, 10)).await;
-    assert_eq!(count(&folder.file(), "ledger_counters").await, 5, "two users, two runs, and all together");
+    assert_eq!(count(&folder.file(), "ledger_counters").await, 4, "two users and their runs");
     for days in 0..60 {
         clock.advance(DAY);
         // The first write after opening clears something away.
@@ -235,6 +237,22 @@ async fn it_can_be_migrated_beforehand_and_nonsense_is_refused() {
     SqliteLedger::connect(config.clone()).await.unwrap();
     let nonsense = config.with_budget(BudgetConfig::new().soft_warning_at(0.0));
     assert!(SqliteLedger::connect(nonsense).await.unwrap_err().to_string().contains("soft_warning_at"));
+}
+
+/// Whatever the order of the two ids, which are random.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_free_at_the_moment_its_lease_ends() {
+    let (folder, clock) = (Folder::new(), clock());
+    let ledger = folder.open(BudgetConfig::new()).await.with_clock(clock.clone());
+    let hold = Hold::tokens(key(), 3, 3).with_lease(DAY);
+    let mut last = held(&ledger, &scope("alice"), &hold).await.id;
+    for _ in 0..16 {
+        clock.advance(DAY);
+        let next = held(&ledger, &scope("alice"), &hold).await.id;
+        assert_ne!(next, last);
+        last = next;
+    }
+    assert_eq!(ledger.usage(&scope("alice")).await.unwrap().open_holds, 1);
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {

@@ -9,12 +9,15 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use common::{Folder, held, scope, used};
-use loomflow_core::{BudgetConfig, Charge, Hold, HoldKey, Ledger as _, Reserve, RunId, UsageReport};
+use loomflow_core::{
+    BudgetConfig, Charge, ErrorKind, Hold, HoldKey, Ledger as _, Reserve, RunId, UsageReport,
+};
 use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
 
 const CHILD: &str = "LOOMFLOW_LEDGER_SQLITE_CHILD";
-const CAP: u64 = 20_000;
-const LEASE: Duration = Duration::from_secs(1);
+const CAP: u64 = 6_000;
+/// Long enough that it seldom ends in the middle of a call, however busy the machine is.
+const LEASE: Duration = Duration::from_secs(3);
 
 fn budget() -> BudgetConfig {
     BudgetConfig::new().max_tokens(CAP).per_user_max_tokens(CAP - 1_000).per_run_max_tokens(CAP)
@@ -40,7 +43,10 @@ async fn spend(ledger: SqliteLedger, task: u32) {
     for seq in 0.. {
         let hold = Hold::tokens(HoldKey::new(run, seq), 20, 30).with_lease(LEASE);
         let Reserve::Held(got) = ledger.reserve(&user, &hold).await.unwrap() else { return };
-        ledger.sent(&user, got.id).await.unwrap();
+        match ledger.sent(&user, got.id).await {
+            Err(late) if late.kind() == ErrorKind::NotFound => continue,
+            sent => sent.unwrap(),
+        }
         if seq % 5 == 0 {
             ledger.close(&user, got.id, Charge::Refund).await.unwrap();
         } else {
@@ -113,7 +119,7 @@ async fn two_processes_spend_no_more_than_one_cap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_in_the_middle_leaves_nothing_held_when_its_leases_end() {
-    for _ in 0..4 {
+    for _ in 0..3 {
         let folder = Folder::new();
         let ledger = folder.open(budget()).await;
         let mut child = child(&folder);

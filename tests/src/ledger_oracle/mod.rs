@@ -104,7 +104,8 @@ pub fn check(url: &str, options: &Options, progress: impl Fn(Report)) -> Result<
         let count = ops.len() as u64;
         let config = match options.hot_users {
             Some(users) => config.max_users(users).user_idle_ttl(Duration::from_secs(idle)),
-            None => config,
+            // Estimates of evicted users are not kept.
+            None => config.user_idle_ttl(None),
         };
         let sequence = run(url, manner, config, options.hot_users, ops);
         match &runtime {

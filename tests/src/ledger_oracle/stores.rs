@@ -35,6 +35,21 @@ pub(super) fn manner(url: &str) -> Manner {
     Manner { leases, durable: url != "inmemory", remembers_warnings: url.starts_with("sqlite:"), every }
 }
 
+/// Where one sequence has its data: a file of its own, since in one file time does not begin again.
+pub(super) fn place(url: &str, name: &str) -> String {
+    if url.starts_with("sqlite:") { format!("{url}.{name}") } else { url.to_owned() }
+}
+
+/// Takes a sequence's file away.
+pub(super) fn clear(place: &str) {
+    if let Some(path) = place.strip_prefix("sqlite:") {
+        for end in ["", "-wal", "-shm"] {
+            // What closes the file takes away the other two.
+            std::fs::remove_file(format!("{path}{end}")).ok();
+        }
+    }
+}
+
 /// The ledger behind a URL, with a clock that can be set. The same URL is the same data.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use loomflow_core::{
 
 use super::ops::{Op, USERS};
 use super::oracle::{Held, Oracle, SECOND, State, Sums};
-use super::stores::{Leases, Manner, open};
+use super::stores::{self, Leases, Manner, open};
 
 /// Ten seconds before an hour ends, an hour before a day and a month do.
 const START: &str = "2024-02-29T22:59:50Z";
@@ -43,10 +43,10 @@ impl World {
     ) -> Self {
         let clock = Arc::new(ManualClock::new(START.parse::<Timestamp>().unwrap()));
         let began = tokio::time::Instant::now();
-        let ledger = open(url, config.clone(), clock.clone()).await.unwrap();
-        let oracle = Oracle::new(config, manner.leases);
         let prefix = format!("oracle-{:016x}-", rand::random::<u64>());
-        let url = url.to_owned();
+        let url = stores::place(url, &prefix);
+        let ledger = open(&url, config.clone(), clock.clone()).await.unwrap();
+        let oracle = Oracle::new(config, manner.leases);
         Self { ledger, clock, began, oracle, url, manner, hot_users, prefix, steps: 0, about: 0 }
     }
 
@@ -76,6 +76,7 @@ impl World {
 
     pub(super) async fn end(&mut self) {
         self.compare(true).await;
+        stores::clear(&self.url);
     }
 
     async fn one(&mut self, op: &Op) {
