@@ -47,7 +47,7 @@ impl Args {
     }
 
     pub(crate) fn run(&mut self, run: RunId) -> &mut Self {
-        self.bytes(&run.as_u128().to_be_bytes())
+        self.text(&format!("{:032x}", run.as_u128()))
     }
 
     /// What was used; what is beyond every count stops at the largest.
@@ -155,6 +155,11 @@ impl Reply {
             return Err(unreadable());
         };
         Ok(Self { more: more == 1, word: String::from_redis_value(word).map_err(|_| unreadable())?, parts })
+    }
+
+    /// Whether nothing that anybody asked for was written.
+    pub(crate) fn is_look(&self) -> bool {
+        !matches!(&*self.word, "held" | "done" | "settled" | "known")
     }
 
     pub(crate) fn number(&mut self) -> Result<u64> {
@@ -269,7 +274,7 @@ impl Counter {
 
 fn estimate(value: Value) -> Option<EstimatedCharge> {
     let Value::Array(parts) = value else { return None };
-    let (id, run) = (id_of(parts.first()?)?, id_of(parts.get(1)?)?);
+    let (id, run) = (id_of(parts.first()?)?, run_of(parts.get(1)?)?);
     let rest = parts.get(2..)?.iter();
     let rest: Vec<u64> = rest
         .map(|v| if let Value::Int(n) = v { u64::try_from(*n).ok() } else { None })
@@ -282,6 +287,11 @@ fn estimate(value: Value) -> Option<EstimatedCharge> {
 fn id_of(value: &Value) -> Option<u128> {
     let Value::BulkString(bytes) = value else { return None };
     Some(u128::from_be_bytes(bytes.as_slice().try_into().ok()?))
+}
+
+fn run_of(value: &Value) -> Option<u128> {
+    let Value::BulkString(bytes) = value else { return None };
+    u128::from_str_radix(std::str::from_utf8(bytes).ok()?, 16).ok()
 }
 
 fn entity(letter: &str) -> Result<Entity> {

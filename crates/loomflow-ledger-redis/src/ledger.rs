@@ -19,6 +19,7 @@ use redis::Value;
 
 use crate::codec::{self, Args, Reply, cap_number, letter, moment, unreadable};
 use crate::config::{OnOutage, RedisLedgerConfig};
+use crate::disk::Disk;
 use crate::outage::{self, Outage, Pending, What, is_outage};
 use crate::schema::Schema;
 use crate::scripts;
@@ -47,6 +48,8 @@ struct Shared {
     terms: [String; 4],
     /// What this process may grant by itself; `None` to refuse.
     outage: Option<Outage>,
+    /// `None` to be answered when the server has it in memory.
+    disk: Option<Disk>,
 }
 
 impl RedisLedger {
@@ -63,13 +66,17 @@ impl RedisLedger {
         let link = Link::connect(&config.link_options()).await?;
         check_eviction(&link).await?;
         let ids = schema.prepare(&link).await?;
+        let disk = match config.wait_for_disk {
+            true => Some(Disk::connect(&config.link_options(), schema.flushed()).await?),
+            false => None,
+        };
         let books = Books::new(&config.budget);
         let outage = match &config.on_outage {
             OnOutage::Refuse => None,
             OnOutage::Allow(allowance) => Some(Outage::new(allowance, &config.budget)),
         };
         let terms = terms(&config, &books);
-        let shared = Shared { link, schema, ids, books, budget: config.budget, terms, outage };
+        let shared = Shared { link, schema, ids, books, budget: config.budget, terms, outage, disk };
         Ok(Self { shared: Arc::new(shared), clock: None })
     }
 
@@ -196,7 +203,11 @@ impl RedisLedger {
         let base = self.shared.schema.base(owner.namespace());
         let values: Vec<Value> =
             self.shared.link.script(operation, Repeat::Safe, script, &base, &args.0).await?;
-        Reply::read(values).map_err(|e| e.with_operation(operation))
+        let reply = Reply::read(values).map_err(|e| e.with_operation(operation))?;
+        if let Some(disk) = self.shared.disk.as_ref().filter(|_| !reply.is_look()) {
+            disk.wait().await?;
+        }
+        Ok(reply)
     }
 
     /// Runs a script whose answer may be wrong while leases that ran out are not settled.

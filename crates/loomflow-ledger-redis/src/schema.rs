@@ -13,7 +13,8 @@
 //! | `x:<p>` | string | the epoch of the erasure of a user's name; never expires |
 //! | `b:<p>:<id>` | string | a charge of an outage that was booked |
 //!
-//! `prefix:ledger` is the version and the secret that ids of holds are proved with.
+//! `prefix:ledger` is the version and the secret that ids of holds are proved with; `prefix:flushed` is written by whoever waits for the
+//! disk.
 
 use std::fmt::Write as _;
 
@@ -40,6 +41,11 @@ impl Schema {
     pub(crate) fn base(&self, namespace: &Namespace) -> String {
         let digest = Digest::of(&[namespace.as_str().as_bytes()]).to_string();
         self.keys.of_partition(digest).key("q")
+    }
+
+    /// A key that is written to see when the disk has it.
+    pub(crate) fn flushed(&self) -> String {
+        self.keys.shared("flushed")
     }
 
     /// The tenant's part of a key.

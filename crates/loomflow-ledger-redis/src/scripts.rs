@@ -78,9 +78,13 @@ mod tests {
             writeln!(samples, "{} {} {output} {wanted} {room}", base / 1_000, base % 1_000).unwrap();
             let cost = (base + u128::from(wanted) * u128::from(output)).div_ceil(1_000);
             let cost = if cost < 1 << 53 { cost.to_string() } else { "false".to_owned() };
-            // Where not even the prompt fits, nothing is asked for output.
-            let fits =
-                if base.div_ceil(1_000) <= u128::from(room) { exact.affordable(room).min(wanted) } else { 0 };
+            // What costs nothing fits always; of the rest nothing does where the prompt alone does not.
+            let fits = if output > 0 && base.div_ceil(1_000) > u128::from(room) {
+                0
+            } else {
+                exact.affordable(room)
+            };
+            let fits = fits.min(wanted);
             expected.push(format!("{fits} {cost}"));
         }
         let code = "local p = { n[1], n[2], n[3] }\nlocal c = cost(p, n[4])\n\

@@ -7,7 +7,9 @@ use std::time::Duration;
 use loomflow_core::resilience::{Readiness, Repeat, Resilience};
 use loomflow_core::{Error, ErrorKind, Result, Secret};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisResult, Script};
+use redis::{
+    Client, Cmd, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisResult, Script,
+};
 
 use crate::error::store_error;
 
@@ -121,6 +123,21 @@ impl Link {
         command: &Cmd,
     ) -> Result<T> {
         self.run(operation, repeat, |mut manager| async move { command.query_async(&mut manager).await })
+            .await
+    }
+
+    /// Sends several commands at once, one behind the other on one connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Link::command`].
+    pub async fn pipeline<T: FromRedisValue + Send>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        commands: &Pipeline,
+    ) -> Result<T> {
+        self.run(operation, repeat, |mut manager| async move { commands.query_async(&mut manager).await })
             .await
     }
 

@@ -16,13 +16,18 @@
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
 //! | `ledger-redis` | [`ledger_redis`]: the quota ledger on Redis |
+//! | `ledger-sqlite` | [`ledger_sqlite`]: the quota in a file |
 //! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
 //! | `memory-qdrant` | [`memory_qdrant`]: memory on Qdrant |
 //! | `ledger-postgres` | [`ledger_postgres`]: quota on PostgreSQL, shared by processes |
+//! | `runtime-sqlite` | [`runtime_sqlite`]: approvals in a file |
+//! | `runtime-postgres` | [`runtime_postgres`]: approvals on PostgreSQL |
+//! | `approval-webhook` | [`approval_webhook`]: requests for approval go to a webhook |
 //!
-//! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in.
+//! [`resolve::memory`], [`resolve::ledger`] and [`resolve::approvals`] open the store that a URL names, among those that are
+//! compiled in.
 
 #![forbid(unsafe_code)]
 
@@ -46,6 +51,8 @@ pub use loomflow_ledger_postgres as ledger_postgres;
 #[cfg(feature = "ledger-redis")]
 pub use loomflow_ledger_redis as ledger_redis;
 
+#[cfg(feature = "ledger-sqlite")]
+pub use loomflow_ledger_sqlite as ledger_sqlite;
 #[cfg(feature = "memory-postgres")]
 pub use loomflow_memory_postgres as memory_postgres;
 #[cfg(feature = "memory-qdrant")]
@@ -54,6 +61,14 @@ pub use loomflow_memory_qdrant as memory_qdrant;
 pub use loomflow_memory_redis as memory_redis;
 #[cfg(feature = "memory-sqlite")]
 pub use loomflow_memory_sqlite as memory_sqlite;
+
+#[cfg(feature = "runtime-postgres")]
+pub use loomflow_runtime_postgres as runtime_postgres;
+#[cfg(feature = "runtime-sqlite")]
+pub use loomflow_runtime_sqlite as runtime_sqlite;
+
+#[cfg(feature = "approval-webhook")]
+pub use loomflow_approval_webhook as approval_webhook;
 
 #[cfg(feature = "anthropic")]
 pub use loomflow_model_anthropic as anthropic;
@@ -96,6 +111,8 @@ pub mod prelude {
     #[cfg(feature = "ledger-redis")]
     pub use loomflow_ledger_redis::{RedisLedger, RedisLedgerConfig};
 
+    #[cfg(feature = "ledger-sqlite")]
+    pub use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};
 
@@ -110,6 +127,15 @@ pub mod prelude {
 
     #[cfg(feature = "memory-qdrant")]
     pub use loomflow_memory_qdrant::{QdrantMemory, QdrantMemoryConfig};
+
+    #[cfg(feature = "runtime-sqlite")]
+    pub use loomflow_runtime_sqlite::{SqliteApprovals, SqliteApprovalsConfig};
+
+    #[cfg(feature = "runtime-postgres")]
+    pub use loomflow_runtime_postgres::{PostgresApprovals, PostgresApprovalsConfig};
+
+    #[cfg(feature = "approval-webhook")]
+    pub use loomflow_approval_webhook::{WebhookApprovals, WebhookConfig};
 
     pub use crate::resolve;
 }

@@ -47,6 +47,31 @@ fn a_store_that_is_not_compiled_in_names_its_feature_and_the_line() {
 }
 
 #[test]
+fn approvals_open_or_say_what_is_missing() {
+    let open = |url: &'static str| {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async { resolve::approvals(url).await.map(|store| store.store_name().to_owned()) })
+    };
+    assert_eq!(open("inmemory").is_ok(), cfg!(feature = "local"));
+    for (feature, on, url) in [
+        ("runtime-sqlite", cfg!(feature = "runtime-sqlite"), "sqlite:/no/such/folder/x.db"),
+        ("runtime-postgres", cfg!(feature = "runtime-postgres"), "postgres://u:hunter2@127.0.0.1:1/d"),
+    ] {
+        let error = open(url).unwrap_err();
+        let text = everything(&error);
+        assert_eq!(text.contains(&format!("features = [\"{feature}\"]")), !on, "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    for url in ["redis://:hunter2@127.0.0.1:1", "qdrant:http://127.0.0.1:1"] {
+        let error = open(url).unwrap_err();
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Config, "resolve_approvals"));
+        let text = everything(&error);
+        assert!(text.contains("keeps no approvals") && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn memory_in_the_process_comes_with_the_feature_local() {
     let opened = open("inmemory");
     assert_eq!(opened.is_ok(), cfg!(feature = "local"));

@@ -5,7 +5,8 @@ local namespace, name, epoch = ARGV[13], ARGV[14], ARGV[15]
 local used = {}
 for i = 1, 8 do used[i] = tonumber(ARGV[15 + i]) end
 
-local marker = key('b:' .. partition .. ':' .. id)
+local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
+local marker = key('b:' .. partition .. ':' .. hex)
 if redis.call('EXISTS', marker) == 1 then return { 0, 'known' } end
 sweep()
 local user, found = user_of(partition, { 'n' })

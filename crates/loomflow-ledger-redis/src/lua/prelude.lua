@@ -239,7 +239,7 @@ end
 
 -- Holds ---------------------------------------------------------------------------------------------------------------
 -- A hold is the field `h` with its id in its user's hash, an array: 1 state (0 held, 1 sent, 2 estimated by its caller,
--- 3 expired), 2 run, 3 number in the run, 4 terms, 5..8 granted, 9 end of the lease, 10 window, 11 when it was made,
+-- 3 expired), 2 run in hex, 3 number in the run, 4 terms, 5..8 granted, 9 end of the lease, 10 window, 11 when it was made,
 -- 12 whether all users together are counted, 13 which life of the run (false: runs are not counted), 14..21 what was
 -- charged, of one that is not open. The field `k` with run and number says which id is open.
 local function is_open(rec) return rec[1] < 2 end
@@ -272,8 +272,10 @@ local function enter(user, all)
   if all then
     window = max(window, all.c[1])
     roll(all, window)
+    all.dirty = all.dirty or all.moved and not all.made
   end
   roll(user, window)
+  user.dirty = user.dirty or user.moved and not user.made
   return window
 end
 
@@ -292,7 +294,7 @@ local function keep(partition, id, rec, state, charged, window)
   rec[1], rec[10] = state, window
   for i = 1, 8 do rec[13 + i] = charged[i] end
   put(user, 'h' .. id, cmsgpack.pack(rec))
-  user.keep = LONG
+  if not is_zero(charged) then user.keep = LONG end
   user.estimates = user.estimates or {}
   user.estimates[#user.estimates + 1] = { text(rec[11]), id }
 end

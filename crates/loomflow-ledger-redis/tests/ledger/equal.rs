@@ -44,11 +44,26 @@ impl Model {
         act: impl FnOnce(&mut Account, &Books, &mut Cell) -> T,
     ) -> T {
         let namespace = USERS[user].0;
+        let known = self.all.contains_key(namespace);
         self.all.entry(namespace).or_insert_with(|| Cell::new(self.books.periods.number(now)));
         self.sweep(namespace, now);
         let account = self.accounts.entry(user).or_insert_with(|| Account::new(&self.books, now));
-        act(account, &self.books, self.all.get_mut(namespace).unwrap())
+        let out = act(account, &self.books, self.all.get_mut(namespace).unwrap());
+        // Whoever used nothing is not kept, and looking makes nobody known. Runs have keys of their own.
+        for account in self.accounts.values_mut() {
+            if account.holds.is_empty() && is_blank(&account.user) {
+                account.user = Cell::new(i64::MIN);
+            }
+        }
+        if !known && is_blank(&self.all[namespace]) {
+            self.all.remove(namespace);
+        }
+        out
     }
+}
+
+fn is_blank(cell: &Cell) -> bool {
+    cell.warned == 0 && cell.held == Default::default() && cell.parts().is_empty()
 }
 
 #[derive(Debug, PartialEq)]
@@ -226,7 +241,9 @@ async fn look(ledger: &RedisLedger, model: &mut Model, user: usize, scope: &Scop
     expected.sort_by_key(|one| one.hold);
     assert_eq!(got, expected, "{at}: estimates");
     if !model.books.global.is_empty() {
-        let expected = Account::report_global(&model.books, now, &model.all[USERS[user].0]);
+        let blank = Cell::new(model.books.periods.number(now));
+        let all = model.all.get(USERS[user].0).unwrap_or(&blank);
+        let expected = Account::report_global(&model.books, now, all);
         let got = ledger.namespace_usage(scope).await.unwrap();
         assert_eq!(
             (got.used, got.held_tokens, got.windows),

@@ -181,3 +181,28 @@ async fn a_server_that_is_full_reserves_nothing_and_closes_everything() {
     let error = RedisLedger::connect(config).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("noeviction"), "{error}");
 }
+
+#[tokio::test]
+async fn an_answer_can_wait_for_the_disk() {
+    let own = OwnRedis::start(false).await;
+    let mut raw = raw(own.url()).await;
+    let mut set = async |name: &str, value: &str| {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec_async(&mut raw).await.unwrap();
+    };
+    let config = || RedisLedgerConfig::new(own.url(), BudgetConfig::new()).with_wait_for_disk(true);
+    set("appendfsync", "everysec").await;
+    let ledger = RedisLedger::connect(config()).await.unwrap();
+    let ada = user("ada");
+    // All who wait at the same time wait together.
+    let tasks = (0..50).map(|_| {
+        let ledger = ledger.clone();
+        tokio::spawn(async move { held(&ledger, &user("ada"), &Hold::tokens(key(), 1, 1)).await })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_eq!(ledger.usage(&ada).await.unwrap().open_holds, 50);
+    set("appendonly", "no").await;
+    let error = RedisLedger::connect(config()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Config && error.to_string().contains("appendonly"), "{error}");
+}
