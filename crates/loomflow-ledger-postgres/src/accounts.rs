@@ -1,6 +1,6 @@
 //! The accounts of a transaction: loaded from their rows, and written back where they changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use loomflow_core::rules::quota::{Account, Books, Cell, HoldRecord, HoldState};
 use loomflow_core::{Error, ErrorKind, HoldId, HoldKey, Namespace, Owner, Result, RunId, Timestamp};
@@ -14,24 +14,30 @@ use crate::schema::{Partition, id_column, user_column};
 const USERS: &str = "
 SELECT partition, period, namespace, user_id, named, epoch, open_holds, cell FROM ledger_users WHERE partition = ANY($1)";
 
-/// Those with an id, those with a key, and those whose lease ran out.
+/// Those with an id, those with a key, and those whose lease ran out. Each is looked up by itself, whatever the server
+/// thinks of the table's size.
 const HOLDS: &str = "
-SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND id = ANY($3)
+SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS ids(of_partition, of_id) CROSS JOIN LATERAL (
+  SELECT * FROM ledger_holds
+  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND id = of_id LIMIT 1
+) found
 UNION ALL
-SELECT ledger_holds.* FROM ledger_holds
-  JOIN unnest($4::bytea[], $5::bytea[], $6::bigint[]) AS keys(of_partition, of_run, of_seq)
-    ON partition = of_partition AND run = of_run AND seq = of_seq
-  WHERE partition = ANY($1) AND period = $2 AND open
+SELECT found.* FROM unnest($5::bytea[], $6::bytea[], $7::bigint[]) AS keys(of_partition, of_run, of_seq) CROSS JOIN LATERAL (
+  SELECT * FROM ledger_holds
+  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run AND seq = of_seq AND open LIMIT 1
+) found
 UNION ALL
-(SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until <= $7 ORDER BY until LIMIT 1000)";
+(SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until <= $8 ORDER BY until LIMIT 1000)";
 
 const LISTED: &str = "
 SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND charged AND NOT open
 ORDER BY made DESC, id DESC LIMIT $3";
 
 const RUNS: &str = "
-SELECT partition, namespace, user_id, named, run, life, cell FROM ledger_runs
-WHERE partition = ANY($1) AND period = $2 AND run = ANY($3)";
+SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS keys(of_partition, of_run) CROSS JOIN LATERAL (
+  SELECT * FROM ledger_runs
+  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run LIMIT 1
+) found";
 
 /// What changed, in one round trip. It answers with the transaction's id, by which its outcome can be asked for.
 const WRITE: &str = "
@@ -44,8 +50,10 @@ WITH totals AS (
   ON CONFLICT (partition, period) DO UPDATE SET user_id = excluded.user_id, named = excluded.named,
     open_holds = excluded.open_holds, cell = excluded.cell, until = excluded.until
 ), ended AS (
-  DELETE FROM ledger_holds USING unnest($11::bytea[], $12::bytea[]) AS keys(of_partition, of_id)
-  WHERE partition = of_partition AND period = $2 AND id = of_id
+  DELETE FROM ledger_holds USING unnest($11::bytea[], $12::bytea[]) AS keys(of_partition, of_id) CROSS JOIN LATERAL (
+    SELECT ctid AS place FROM ledger_holds WHERE partition = of_partition AND period = $2 AND id = of_id LIMIT 1
+  ) found
+  WHERE ledger_holds.ctid = found.place
 ), holds AS (
   INSERT INTO ledger_holds (namespace, period, partition, user_id, named, id, run, seq, made, open, state, charged, terms,
     granted, expires, number, global, life, until)
@@ -59,8 +67,10 @@ SELECT pg_current_xact_id()::text";
 
 const WRITE_RUNS: &str = "
 WITH ended AS (
-  DELETE FROM ledger_runs USING unnest($3::bytea[], $4::bytea[]) AS keys(of_partition, of_run)
-  WHERE partition = of_partition AND period = $2 AND run = of_run
+  DELETE FROM ledger_runs USING unnest($3::bytea[], $4::bytea[]) AS keys(of_partition, of_run) CROSS JOIN LATERAL (
+    SELECT ctid AS place FROM ledger_runs WHERE partition = of_partition AND period = $2 AND run = of_run LIMIT 1
+  ) found
+  WHERE ledger_runs.ctid = found.place
 )
 INSERT INTO ledger_runs (namespace, period, partition, user_id, named, run, life, cell, until)
 SELECT $1, $2, * FROM unnest($5::bytea[], $6::text[], $7::boolean[], $8::bytea[], $9::bytea[], $10::text[], $11::bigint[])
@@ -89,6 +99,7 @@ const RETAINED: i64 = 40 * DAY;
 /// Which rows a transaction needs of its partitions, beside their counters and what is due.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
+    partitions_of_ids: Vec<Partition>,
     ids: Vec<Vec<u8>>,
     partitions_of_keys: Vec<Partition>,
     runs_of_keys: Vec<Vec<u8>>,
@@ -96,7 +107,8 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) fn hold(&mut self, id: HoldId) {
+    pub(crate) fn hold(&mut self, partition: Partition, id: HoldId) {
+        self.partitions_of_ids.push(partition);
         self.ids.push(id_column(id.as_u128()));
     }
 
@@ -219,6 +231,7 @@ impl Place<'_> {
         let holds = sqlx::query(self.reads.sql(HOLDS))
             .bind(partitions)
             .bind(self.period)
+            .bind(&wanted.partitions_of_ids)
             .bind(&wanted.ids)
             .bind(&wanted.partitions_of_keys)
             .bind(&wanted.runs_of_keys)
@@ -243,16 +256,20 @@ impl Place<'_> {
         wanted: &Wanted,
         accounts: &mut Accounts,
     ) -> Result<()> {
-        let holds = accounts.values().flat_map(|loaded| loaded.account.holds.values());
-        let counted = holds.filter(|hold| hold.life.is_some());
-        let mut runs: Vec<Vec<u8>> = counted.map(|hold| id_column(hold.key.run.as_u128())).collect();
-        if !self.books.run.is_empty() {
-            runs.extend(wanted.runs_of_keys.iter().cloned());
+        let mut wants: BTreeSet<(Partition, Vec<u8>)> = BTreeSet::new();
+        for (partition, loaded) in accounts.iter() {
+            let counted = loaded.account.holds.values().filter(|hold| hold.life.is_some());
+            wants.extend(counted.map(|hold| (*partition, id_column(hold.key.run.as_u128()))));
         }
-        if runs.is_empty() {
+        if !self.books.run.is_empty() {
+            let keys = wanted.partitions_of_keys.iter().copied().zip(wanted.runs_of_keys.iter().cloned());
+            wants.extend(keys);
+        }
+        if wants.is_empty() {
             return Ok(());
         }
-        let runs = sqlx::query(self.reads.sql(RUNS)).bind(partitions).bind(self.period).bind(runs);
+        let (of, runs): (Vec<Partition>, Vec<Vec<u8>>) = wants.into_iter().unzip();
+        let runs = sqlx::query(self.reads.sql(RUNS)).bind(partitions).bind(self.period).bind(of).bind(runs);
         for row in &runs.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
             self.keep(accounts, row, |row, _, loaded| {
                 loaded.account.runs.insert(RunId::from_u128(row.id("run")?), row.run()?);

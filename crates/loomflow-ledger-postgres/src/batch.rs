@@ -145,7 +145,7 @@ impl Batch {
             match &item.op {
                 Op::Reserve(hold) => wanted.key(item.partition, hold.key),
                 Op::Sent(id) | Op::Extend(id, _) | Op::Close(id, _) | Op::Reconcile(id, _) => {
-                    wanted.hold(*id)
+                    wanted.hold(item.partition, *id);
                 }
                 Op::EndRun(run) => wanted.counter(item.partition, *run),
                 Op::Total => {}

@@ -14,9 +14,15 @@ async fn two(database: &Database, budget: &BudgetConfig) -> [PostgresLedger; 2] 
     [database.ledger(budget.clone()).await, database.ledger(budget.clone()).await]
 }
 
-/// Two processes with fifty calls in flight each never spend more than the cap, at any look.
+/// Two processes with fifty calls in flight each never spend more than the cap, at any look: of users they share, and of
+/// users that only one of them serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_on_one_cap_never_overspend() {
+    never_overspend(7).await;
+    never_overspend(8).await;
+}
+
+async fn never_overspend(users: usize) {
     let database = Database::new().await;
     let budget = BudgetConfig::new().max_tokens(3_000).per_user_max_tokens(900);
     let ledgers = two(&database, &budget).await;
@@ -24,7 +30,7 @@ async fn two_processes_on_one_cap_never_overspend() {
     let callers = (0..100_usize).map(|n| {
         let (ledger, spent) = (ledgers[n % 2].clone(), spent.clone());
         tokio::spawn(async move {
-            let scope = scope(&format!("user_{}", n % 7));
+            let scope = scope(&format!("user_{}", n % users));
             for step in 0..6_u64 {
                 let Reserve::Held(got) = ledger.reserve(&scope, &hold(100)).await.unwrap() else { continue };
                 let all = ledger.namespace_usage(&scope).await.unwrap();
@@ -46,7 +52,7 @@ async fn two_processes_on_one_cap_never_overspend() {
     assert_eq!((all.used.total_tokens(), all.held_tokens), (spent.load(Ordering::Relaxed), 0));
     assert!(all.used.total_tokens() <= 3_000);
     let mut sum = 0;
-    for n in 0..7 {
+    for n in 0..users {
         let user = ledgers[1].usage(&scope(&format!("user_{n}"))).await.unwrap();
         assert_eq!((user.open_holds, user.held_tokens), (0, 0));
         sum += user.used.total_tokens();

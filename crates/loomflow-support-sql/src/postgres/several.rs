@@ -21,6 +21,11 @@ const IS_PAST: &str = "((namespace = \
     convert_from(decode(current_setting('loomflow.namespace'::text, true), 'hex'::text), 'UTF8'::name)) \
     AND (until <= (NULLIF(current_setting('loomflow.sweep'::text, true), ''::text))::bigint))";
 
+/// Rows are always found by a key. A table that was empty when the server last looked (holds come and go) would be read as
+/// a whole, by a plan that is kept while it grows.
+const BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), \
+    set_config('enable_mergejoin', 'off', true)";
+
 /// What a transaction of several partitions of one namespace names. Tables whose rows are [`LISTED`] show it the rows of
 /// these partitions; the [`NAMESPACE`]'s own rows, too.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +59,7 @@ impl<'a> Several<'a> {
                 ("READ COMMITTED READ WRITE", self.locks())
             }
         };
-        format!("BEGIN ISOLATION LEVEL {mode}; {}{locks}", self.naming())
+        format!("BEGIN ISOLATION LEVEL {mode}; {BY_INDEX}; {}{locks}", self.naming())
     }
 
     /// Names these partitions in place of those that the transaction named, locks them, and ends its sweep.
