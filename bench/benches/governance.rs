@@ -13,10 +13,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
 use loomflow_core::danger::{assume_scope, detached_context};
 use loomflow_core::{
-    Effect, Epoch, Identity, KeepAll, Namespace, Permissions as _, Redactor, RunId, RunOpening, RunStatus,
-    Runtime as _, Scope, Scrub as _, Secret, SessionId, Timestamp, ToolCall, UserId,
+    Amounts, Effect, Epoch, Identity, KeepAll, Namespace, Permissions as _, RateLimitConfig,
+    RateLimiter as _, Redactor, RunId, RunOpening, RunStatus, Runtime as _, Scope, Scrub as _, Secret,
+    SessionId, Timestamp, ToolCall, UserId,
 };
-use loomflow_local::{Argument, InProcRuntime, PatternScrub, PerUserPermissions, Rule, StandardPermissions};
+use loomflow_local::{
+    Argument, InProcRuntime, PatternScrub, PerUserPermissions, Rule, StandardPermissions, StandardRateLimiter,
+};
 
 fn scope(user: &str) -> Scope {
     assume_scope(Namespace::default(), Identity::User(UserId::new(user).unwrap()), Epoch::ZERO)
@@ -119,5 +122,21 @@ fn runtime(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, policy, scrub, runtime);
+fn rate_limit(c: &mut Criterion) {
+    let limits = RateLimitConfig::new()
+        .per_user_model_calls_per_minute(1_000_000_000)
+        .per_user_tokens_per_minute(60_000_000_000)
+        .global_model_calls_per_minute(1_000_000_000);
+    let limiter = StandardRateLimiter::new(&limits).unwrap();
+    let users: Vec<Scope> = (0..10_000).map(|n| scope(&format!("user_{n}"))).collect();
+    let (mut next, ask) = (0, Amounts::model_call(1));
+    c.bench_function("rate_limit/take_among_10000_users", |b| {
+        b.iter(|| {
+            next = (next + 1) % users.len();
+            black_box(limiter.take(&users[next], &ask).now_or_never().unwrap()).unwrap()
+        });
+    });
+}
+
+criterion_group!(benches, policy, scrub, runtime, rate_limit);
 criterion_main!(benches);

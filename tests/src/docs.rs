@@ -16,9 +16,12 @@ macro_rules! docs {
 
 docs! {
     Readme = "../../README.md",
+    Ledgers = "../../docs/ledgers.md",
     Models = "../../docs/models.md",
     Permissions = "../../docs/permissions.md",
     Prices = "../../docs/prices.md",
+    RateLimits = "../../docs/rate-limits.md",
     Stores = "../../docs/stores.md",
+    SubAgents = "../../docs/sub-agents.md",
     WritingATool = "../../docs/writing-a-tool.md",
 }

@@ -3,11 +3,18 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "stores")]
+pub mod chaos;
 pub mod differential;
 mod docs;
 pub mod double;
 pub mod fixture;
+#[cfg(feature = "stores")]
+pub mod killing;
+pub mod ledger_oracle;
 pub mod own;
+#[cfg(feature = "stores")]
+pub mod place;
 pub mod provider;
 #[cfg(feature = "stores")]
 pub mod schedules;

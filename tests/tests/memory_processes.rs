@@ -7,21 +7,32 @@
 
 #[path = "memory_processes/erasure.rs"]
 mod erasure;
-#[path = "memory_processes/kill.rs"]
-mod kill;
-#[path = "memory_processes/place.rs"]
-mod place;
 #[path = "memory_processes/sharing.rs"]
 mod sharing;
 
-use loomflow_tests::own::{OwnPostgres, OwnRedis};
+use std::path::Path;
+
+use loomflow_tests::killing;
+use loomflow_tests::own::{OwnPostgres, OwnRedis, OwnServer};
+use loomflow_tests::place::{OwnPlace, Place};
+
+const CLIENT_ROUNDS: u64 = 25;
+const SERVER_ROUNDS: u64 = 6;
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_memory_worker"))
+}
+
+fn service(name: &str, prefix: &str) -> Place {
+    Place::service(program(), name, prefix)
+}
 
 /// The same tests on each store: `shared` is where others are, too.
 macro_rules! stores {
     ($($name:ident: $shared:expr;)*) => {
         $(
             mod $name {
-                use crate::{erasure, kill, place, sharing};
+                use crate::{erasure, sharing};
 
                 #[test]
                 fn what_one_process_writes_the_other_sees_at_once() {
@@ -45,7 +56,9 @@ macro_rules! stores {
 
                 #[test]
                 fn a_client_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
-                    kill::the_client(&$shared);
+                    let place = $shared;
+                    let toll = crate::killing::the_client(&|| place.worker(), &|round| round < crate::CLIENT_ROUNDS);
+                    toll.assert_none();
                 }
 
                 #[test]
@@ -58,24 +71,29 @@ macro_rules! stores {
 }
 
 stores! {
-    postgres: place::Place::service("postgres", "");
-    qdrant: place::Place::service("qdrant", "qdrant:");
-    redis: place::Place::service("redis", "");
-    redis_plain: place::Place::service("redis-plain", "");
-    sqlite: place::Place::sqlite();
+    postgres: crate::service("postgres", "");
+    qdrant: crate::service("qdrant", "qdrant:");
+    redis: crate::service("redis", "");
+    redis_plain: crate::service("redis-plain", "");
+    sqlite: crate::Place::sqlite(crate::program());
+}
+
+fn kill_the_server(server: impl Future<Output = OwnServer>) {
+    let mut place = OwnPlace::start(program(), server);
+    killing::the_server(&mut place, &|round| round < SERVER_ROUNDS).assert_none();
 }
 
 #[test]
 fn a_postgres_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
-    kill::the_server(place::OwnPlace::start(OwnPostgres::start()));
+    kill_the_server(OwnPostgres::start());
 }
 
 #[test]
 fn a_redis_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
-    kill::the_server(place::OwnPlace::start(OwnRedis::start(true)));
+    kill_the_server(OwnRedis::start(true));
 }
 
 #[test]
 fn a_redis_without_search_killed_in_mid_write_loses_nothing_and_leaves_nothing_half() {
-    kill::the_server(place::OwnPlace::start(OwnRedis::start(false)));
+    kill_the_server(OwnRedis::start(false));
 }

@@ -6,6 +6,7 @@
 
 mod baseline;
 mod bench_tenants;
+mod chaos;
 mod embedder;
 mod fuzz;
 mod gate;
@@ -59,6 +60,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Kills, cuts and turns back the clocks of processes on ledgers and stores, and judges what is left.
+    #[command(disable_help_flag = true)]
+    Chaos {
+        /// Flags of the driver; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 /// Why a command ends with something other than 0.
@@ -83,6 +91,7 @@ fn main() -> ExitCode {
         Command::Fuzz(flags) => fuzz::run(&root, &flags),
         Command::Services { action } => services::run(&root, &action),
         Command::BenchTenants { args } => bench_tenants::run(&root, args),
+        Command::Chaos { args } => chaos::run(&root, args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ use crate::clock::SystemClock;
 use crate::context::{ContextParts, RunContext, Services};
 use crate::identity::{Identity, Namespace, SessionId};
 use crate::ids::RunId;
+use crate::ledger::HoldKey;
 use crate::memory::NoMemory;
 use crate::message::{Digest, ToolCall, canonical_json};
 use crate::model::{AdmittedCall, AdmittedEmbed, EmbedPurpose, ModelRequest};
@@ -70,7 +71,7 @@ pub fn permit(call: ToolCall, arguments: Value) -> PermittedCall {
 /// An admission that no ledger gave, to call a model outside an agent. Nothing is counted.
 #[must_use]
 pub fn admit(request: ModelRequest) -> AdmittedCall {
-    AdmittedCall::seal(request, 1)
+    AdmittedCall::seal(request, 1, HoldKey::new(RunId::from_u128(rand::random()), 0))
 }
 
 /// An admission that no ledger gave, to call an embedder outside an agent. Nothing is counted.

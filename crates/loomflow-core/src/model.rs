@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::context::RunContext;
 use crate::error::{Error, Result};
+use crate::ledger::HoldKey;
 use crate::memory::Embedding;
 use crate::message::{Message, ToolCall};
 use crate::tool::ToolSpec;
@@ -57,11 +58,12 @@ impl ModelRequest {
 pub struct AdmittedCall {
     request: ModelRequest,
     attempt: u32,
+    key: HoldKey,
 }
 
 impl AdmittedCall {
-    pub(crate) fn seal(request: ModelRequest, attempt: u32) -> Self {
-        Self { request, attempt }
+    pub(crate) fn seal(request: ModelRequest, attempt: u32, key: HoldKey) -> Self {
+        Self { request, attempt, key }
     }
 
     /// The request, its output clamped.
@@ -80,6 +82,13 @@ impl AdmittedCall {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// What this very attempt is held under in the ledger, and what no other call has: an idempotency key for a provider that takes
+    /// one, and the name by which its invoice and the ledger's [estimates](crate::Ledger::estimates) are brought together.
+    #[must_use]
+    pub fn key(&self) -> HoldKey {
+        self.key
     }
 }
 

@@ -527,12 +527,13 @@ impl Holds {
         self.number.push(record.window);
         self.global.push(record.global);
         self.life.push(record.life.map(|life| id_column(life.as_u128())));
-        self.until.push(match (is_open, lasts) {
+        self.until.push(match (is_open, charged && lasts) {
             (true, _) => Some(record.expires.as_micros()),
+            // A charge that never leaves its window can always be corrected.
             (false, true) => None,
             (false, false) => Some(place.retained()),
         });
-        if !is_open && id.as_u128() % TRIM_EVERY == 0 {
+        if !is_open && id.as_u128().is_multiple_of(TRIM_EVERY) {
             self.trims.push(partition);
         }
         Ok(())

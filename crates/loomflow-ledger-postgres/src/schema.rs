@@ -13,9 +13,9 @@ const MIGRATIONS: [Migration; 1] =
 const TABLES: [Table; 5] = [
     Table::new("ledger_meta", "SELECT").with_rows("true"),
     Table::new("ledger_totals", "SELECT, INSERT, UPDATE").with_rows(NAMESPACE),
-    Table::new("ledger_users", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
-    Table::new("ledger_runs", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
-    Table::new("ledger_holds", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_seen(PAST),
+    Table::new("ledger_users", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
+    Table::new("ledger_runs", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
+    Table::new("ledger_holds", "SELECT, INSERT, UPDATE, DELETE").with_rows(LISTED).with_policies(PAST),
 ];
 
 /// A partition, by which rows are found.

@@ -9,6 +9,8 @@ mod migration;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod wakes;
 
 pub use error::store_error;
 pub use migration::{Migration, pending};
+pub use wakes::Wakes;

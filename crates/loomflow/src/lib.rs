@@ -16,13 +16,14 @@
 //! | `anthropic` | [`anthropic`]: models of Anthropic; [`provider`] |
 //! | `cohere` | [`cohere`]: embedders of Cohere; [`provider`] |
 //! | `ledger-redis` | [`ledger_redis`]: the quota ledger on Redis |
+//! | `ledger-sqlite` | [`ledger_sqlite`]: the quota in a file |
 //! | `memory-sqlite` | [`memory_sqlite`]: memory in a file |
 //! | `memory-postgres` | [`memory_postgres`]: memory on PostgreSQL with pgvector |
 //! | `memory-redis` | [`memory_redis`]: memory on Redis |
 //! | `memory-qdrant` | [`memory_qdrant`]: memory on Qdrant |
 //! | `ledger-postgres` | [`ledger_postgres`]: quota on PostgreSQL, shared by processes |
 //!
-//! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in.
+//! [`resolve::memory`] opens the memory that a URL names, among those that are compiled in, and [`resolve::ledger`] the ledger.
 
 #![forbid(unsafe_code)]
 
@@ -46,6 +47,8 @@ pub use loomflow_ledger_postgres as ledger_postgres;
 #[cfg(feature = "ledger-redis")]
 pub use loomflow_ledger_redis as ledger_redis;
 
+#[cfg(feature = "ledger-sqlite")]
+pub use loomflow_ledger_sqlite as ledger_sqlite;
 #[cfg(feature = "memory-postgres")]
 pub use loomflow_memory_postgres as memory_postgres;
 #[cfg(feature = "memory-qdrant")]
@@ -96,6 +99,8 @@ pub mod prelude {
     #[cfg(feature = "ledger-redis")]
     pub use loomflow_ledger_redis::{RedisLedger, RedisLedgerConfig};
 
+    #[cfg(feature = "ledger-sqlite")]
+    pub use loomflow_ledger_sqlite::{SqliteLedger, SqliteLedgerConfig};
     #[cfg(feature = "memory-sqlite")]
     pub use loomflow_memory_sqlite::{SqliteMemory, SqliteMemoryConfig};
 

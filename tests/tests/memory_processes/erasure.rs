@@ -5,7 +5,7 @@ use std::time::Duration;
 use loomflow_tests::worker::{Act, Order};
 use serde_json::json;
 
-use crate::place::{Place, namespace};
+use loomflow_tests::place::{Place, namespace};
 
 const ROUNDS: u64 = 40;
 /// Writes a round, of each kind.

@@ -3,7 +3,7 @@
 use loomflow_tests::worker::{Act, Order, said};
 use serde_json::{Value, json};
 
-use crate::place::{Place, namespace};
+use loomflow_tests::place::{Place, namespace};
 
 const TURNS: u64 = 40;
 /// How often one value is superseded, by both processes together.

@@ -283,9 +283,12 @@ async fn a_person_whom_a_child_waits_for_costs_nobody_time() {
         let (tenant, boss) = (agent.for_user(user("alice")), agent.for_user(user("boss")));
         let run = tokio::spawn({
             let tenant = tenant.clone();
-            async move { tenant.run("go").await }
+            async move { tenant.run("go").session("s").await }
         });
         tokio::time::sleep(300 * SECOND).await;
+        assert_eq!(tenant.usage().await.unwrap().open_holds, 1, "the root's time is still set aside");
+        let second = tenant.run("too").session("s").await.unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::Conflict, "and its conversation still its own");
         let request = boss.approvals().await.unwrap().pop().expect("it still waits").request;
         let open = tenant.open_runs().await.unwrap();
         assert_eq!(open.len(), 1, "the root's, which waits with its child");

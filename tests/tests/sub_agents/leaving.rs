@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::poll;
 use loomflow_core::{
-    Agent, AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, BudgetConfig,
-    Effect, Erase, Erased, ExportStream, Owned, Result, RunContext, Scope, TenantData, ToolOutcome,
-    UserAgent,
+    Action, Agent, AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification,
+    BudgetConfig, Effect, Erase, Erased, Error, ErrorKind, ExportStream, Owned, Result, RunContext, Scope,
+    TenantData, ToolOutcome, UserAgent,
 };
 use loomflow_local::{InMemoryAuditLog, StandardBudget, StandardPermissions};
 use loomflow_tests::double::{ModelDouble, Step};
@@ -16,9 +16,10 @@ use tokio::task::yield_now;
 
 use super::{asks, assert_children_are_bracketed, children, conducting, research};
 
-/// An audit log behind a network: an entry is on its way for a while, and written some time before its receipt is there.
+/// An audit log behind a network: an entry is on its way for a while, and written some time before its receipt is there. One
+/// action may fail to arrive.
 #[derive(Debug, Default)]
-pub(super) struct FarAudit(InMemoryAuditLog);
+struct FarAudit(InMemoryAuditLog, Option<Action>);
 
 #[async_trait]
 impl TenantData for FarAudit {
@@ -36,6 +37,9 @@ impl TenantData for FarAudit {
 impl AuditLog for FarAudit {
     async fn append(&self, scope: &Scope, event: AuditEvent) -> Result<AuditReceipt> {
         yield_now().await;
+        if self.1 == Some(event.action) {
+            return Err(Error::new(ErrorKind::Transport, "the entry did not arrive"));
+        }
         let receipt = self.0.append(scope, event).await;
         yield_now().await;
         receipt
@@ -179,12 +183,29 @@ async fn a_run_given_up_while_its_beginning_is_recorded_has_both_records_or_none
         if log.is_empty() {
             none += 1;
         } else {
-            assert_eq!(log[0], loomflow_core::Action::RunStarted, "after {polls} polls: {log:?}");
+            assert_eq!(log[0], Action::RunStarted, "after {polls} polls: {log:?}");
             both += 1;
         }
         if both == 8 {
             assert!(none > 0);
             return;
         }
+    }
+}
+
+/// What could not be begun on record is not ended on record: neither a run nor a call.
+#[tokio::test]
+async fn a_beginning_that_does_not_arrive_has_no_end() {
+    for (lost, left) in [(Action::RunStarted, 0), (Action::ToolIntent, 1)] {
+        let look = FnTool::new("look", Effect::Write, |_, _| async { ToolOutcome::ok("seen") });
+        let agent = Agent::builder("x").model(asks("look", "{}", 1)).tool(look);
+        let agent = agent.permissions(StandardPermissions::bypass());
+        let agent = agent.audit_log(FarAudit(InMemoryAuditLog::new(), Some(lost))).build().unwrap();
+        let tenant = agent.for_user(user("a"));
+        assert_eq!(tenant.run("hi").await.unwrap_err().kind(), ErrorKind::Transport);
+        agent.settled().await.unwrap();
+        let log = actions(&tenant).await;
+        assert!(!log.contains(&Action::ToolResult), "{log:?}");
+        assert_eq!(log.iter().filter(|action| action.is_terminal()).count(), left, "{log:?}");
     }
 }

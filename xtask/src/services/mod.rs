@@ -154,15 +154,21 @@ pub(crate) struct ForTests {
 }
 
 impl ForTests {
-    /// Starts what is not up.
+    /// Starts what is not up, of all there are.
     pub(crate) fn up(root: &Path) -> Outcome<Self> {
+        let names: Vec<&str> = ALL.iter().map(|service| service.name()).collect();
+        Self::these(root, &names)
+    }
+
+    /// Starts what is not up, of those with these names.
+    pub(crate) fn these(root: &Path, names: &[&str]) -> Outcome<Self> {
         let mut all = Self { manager: Manager::new(root), started: Vec::new(), env: Vec::new() };
-        for service in ALL {
+        for service in ALL.into_iter().filter(|service| names.contains(&service.name())) {
             let up = all.manager.up(service)?;
             if up.started {
                 all.started.push(service);
             }
-            println!("  {}: {}{}", service.name(), up.url, if up.started { "" } else { " (was up before)" });
+            eprintln!("  {}: {}{}", service.name(), up.url, if up.started { "" } else { " (was up before)" });
             all.env.push((service.env_override(), up.url));
         }
         Ok(all)

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use loomflow_core::{Amounts, Entity, LimitReason, RateLimitConfig, Resource, Scope};
+use loomflow_core::{Amounts, Entity, LimitReason, Limited, RateLimitConfig, Resource, Scope, Tats};
 
 use super::{Harness, Instance, slow_runs, slow_tokens, tokens};
 use crate::Outcome::{self, Passed};
-use crate::fixture::World;
+use crate::fixture::{Must as _, World};
 
 /// A burst is let through, and the next is refused by a limit that is named.
 pub async fn a_burst_is_admitted_and_no_more(h: &Harness) -> Outcome {
@@ -226,4 +226,46 @@ pub async fn turning_the_clock_back_gives_nothing_and_locks_nobody_out(h: &Harne
     clock.advance(Duration::from_secs(60));
     l.drain_runs(&alice, 1, "one came back").await;
     Passed
+}
+
+/// Random questions and corrections are answered as the rules of core answer them. A unit takes a minute to come back, so that
+/// a moment more or less decides nothing.
+pub async fn random_walks_are_judged_as_the_rules_judge(h: &Harness) -> Outcome {
+    let draw = |from: u64, to: u64| from + rand::random::<u64>() % (to - from);
+    for _ in 0..10 {
+        let (burst, global_burst) = (draw(1, 40), draw(1, 60));
+        let config = slow_tokens(burst).global_tokens_per_minute(1).global_token_burst(global_burst);
+        let l = h.open(config.per_user_model_calls_per_minute(1).per_user_model_call_burst(25)).await;
+        let limits = l.limiter().rules().limits;
+        let alice = World::new().user("alice");
+        // The rules' clock stands still.
+        let (now, mut user, mut all) = (1_u64 << 60, Tats::default(), Tats::default());
+        for _ in 0..40 {
+            let (a, b) = (draw(1, 45), draw(0, 90));
+            if draw(0, 10) < 6 {
+                let ask = Amounts::model_call(a);
+                let judged = limits.take(&mut user, &mut all, now, &ask).map_err(|limited| *limited);
+                must_agree(&l.ask(&alice, &ask).await, &judged);
+            } else {
+                let (taken, used) = (Amounts::model_call(a), Amounts::model_call(b));
+                l.limiter().settle(&alice, &taken, &used).await.must("settle");
+                limits.settle(&mut user, &mut all, now, &taken, &used);
+            }
+        }
+    }
+    Passed
+}
+
+#[track_caller]
+fn must_agree(answer: &Result<(), Limited>, judged: &Result<(), Limited>) {
+    let when = |limited: &Limited| limited.retry_after.map(|after| after.as_secs_f64() / 60.0);
+    let agree = match (answer, judged) {
+        (Ok(()), Ok(())) => true,
+        (Err(a), Err(b)) if a.reason == b.reason => match (when(a), when(b)) {
+            (Some(a), Some(b)) => (a - b).abs() < 0.5,
+            (a, b) => a.is_none() && b.is_none(),
+        },
+        _ => false,
+    };
+    assert!(agree, "answered {answer:?}, and by the rules it is {judged:?}");
 }

@@ -179,6 +179,7 @@ crate::case::suite! { $ rate_limit, rate_limit_cases, __loomflow_rate_limit_case
         limits::a_user_who_is_refused_takes_nothing_of_the_global_limit,
         limits::without_a_limit_nothing_is_refused,
         limits::runs_calls_and_tokens_are_apart,
+        limits::random_walks_are_judged_as_the_rules_judge,
         limits::turning_the_clock_back_gives_nothing_and_locks_nobody_out,
         settle::the_rest_is_given_back,
         settle::no_limit_becomes_better_than_fresh,

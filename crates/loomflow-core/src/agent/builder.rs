@@ -46,7 +46,7 @@ pub struct AgentBuilder<M> {
     embedder: Option<Arc<dyn Embedder>>,
     memory: Option<Arc<dyn MemoryStore>>,
     ledger: Arc<dyn Ledger>,
-    rate: Option<Arc<RateGate>>,
+    rate: Vec<Arc<RateGate>>,
     permissions: Arc<dyn Permissions>,
     pre_hooks: Vec<Arc<dyn PreToolHook>>,
     post_hooks: Vec<Arc<dyn PostToolHook>>,
@@ -74,7 +74,7 @@ impl AgentBuilder<NoModel> {
             embedder: None,
             memory: None,
             ledger: Arc::new(UnlimitedLedger),
-            rate: None,
+            rate: Vec::new(),
             permissions: Arc::new(ReadOnlyRuns),
             pre_hooks: Vec::new(),
             post_hooks: Vec::new(),
@@ -252,7 +252,7 @@ impl<M> AgentBuilder<M> {
     ///
     /// Who waits stands in this agent's own line: of two agents that share a limiter, neither keeps the other's order.
     pub fn rate_limit(mut self, limiter: impl IntoShared<dyn RateLimiter>) -> Self {
-        self.rate = Some(Arc::new(RateGate::new(limiter.into_shared())));
+        self.rate = vec![Arc::new(RateGate::new(limiter.into_shared()))];
         self
     }
 

@@ -52,8 +52,8 @@ pub(crate) struct AgentInner {
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
     pub(crate) services: Arc<Services>,
     pub(crate) ledger: Arc<dyn Ledger>,
-    /// The limits on rate, and the line before them. Whoever is an agent's child stands in the same line.
-    pub(crate) rate: Option<Arc<RateGate>>,
+    /// The limits on rate, and the line before each. Whoever is an agent's child stands in the same lines, and in its own.
+    pub(crate) rate: Vec<Arc<RateGate>>,
     pub(crate) permissions: Arc<dyn Permissions>,
     pub(crate) pre_hooks: Vec<Arc<dyn PreToolHook>>,
     pub(crate) post_hooks: Vec<Arc<dyn PostToolHook>>,
@@ -190,9 +190,7 @@ impl AgentInner {
             all.push(&**runtime);
         }
         all.push(&*self.ledger);
-        if let Some(rate) = &self.rate {
-            all.push(rate.limiter());
-        }
+        all.extend(self.rate.iter().map(|rate| rate.limiter() as &dyn TenantData));
         all.push(&*self.services.audit);
         all
     }

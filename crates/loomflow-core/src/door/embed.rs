@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::door::guarded;
 use crate::door::model::{Called, Outcome, RecordPromise, request_id, reserve, settle, took_no_order};
-use crate::door::rate::{Pass, admit_call};
+use crate::door::rate::admit_call;
 use crate::error::Result;
 use crate::memory::Embedding;
 use crate::model::{AdmittedEmbed, EmbedPurpose, Embedder, embeddings};
@@ -45,7 +45,7 @@ async fn admitted(
     let reservation = match reserve(run, input, 0, 0, embedder.price()).await {
         Ok(reservation) => reservation,
         Err(error) => {
-            Pass::unused(pass, run).await;
+            pass.unused(run).await;
             return Err(error);
         }
     };
@@ -73,7 +73,7 @@ async fn admitted(
     run.used(usage);
     promise.void();
     let settled = settle(run, Called::Embedding, closing, &usage, outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     settled?;
     embeddings(embedder, asked, made?)
 }

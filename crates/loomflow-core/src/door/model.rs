@@ -97,25 +97,26 @@ async fn attempt(
     mut request: ModelRequest,
     attempt: u32,
     input: u64,
-    pass: Option<Pass>,
+    pass: Pass,
 ) -> Result<Answer, Failure> {
     let reserved = reserve(run, input, request.max_output_tokens, 1, model.price()).await;
     let reservation = match reserved {
         Ok(reservation) => reservation,
         Err(error) => {
-            Pass::unused(pass, run).await;
+            pass.unused(run).await;
             return Err(error.into());
         }
     };
     request.max_output_tokens = reservation.output_tokens();
     let slot = run.slot().await?;
+    let key = reservation.key();
     let mut reservation = reservation.sent().await?;
     let mut promise = RecordPromise::new(run.clone(), slot, Called::Turn { attempt }, input, model.price());
     if model.capabilities().hidden_reasoning {
         reservation.may_be_unseen();
         promise.unseen = reservation.output_tokens();
     }
-    let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt)).await;
+    let opened = model.stream(&run.ctx, AdmittedCall::seal(request, attempt, key)).await;
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
@@ -141,7 +142,7 @@ async fn attempt(
     promise.void();
     let called = Called::Turn { attempt };
     let settled = settle(run, called, closing, &usage, outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     settled.map_err(Failure::after_the_call)?;
     match read {
         Ok(done) => {
@@ -160,7 +161,8 @@ pub(crate) async fn reserve(
     min_output: u64,
     price: Option<Price>,
 ) -> Result<Reservation<Held>> {
-    let hold = Hold::tokens(run.next_hold(), input, output)
+    let key = run.next_hold();
+    let hold = Hold::tokens(key, input, output)
         .with_min_output(min_output.min(output))
         .with_price(price)
         .with_lease(run.clock.remaining() + LEASE_MARGIN);
@@ -168,7 +170,8 @@ pub(crate) async fn reserve(
     match answer? {
         Reserve::Held(granted) => {
             let (hold, output_tokens) = (granted.id, granted.output_tokens);
-            let ticket = HoldTicket { ledger, scope, hold, input_tokens: input, output_tokens, price, slot };
+            let ticket =
+                HoldTicket { ledger, scope, hold, key, input_tokens: input, output_tokens, price, slot };
             let reservation = Reservation::new(ticket);
             run.warn(granted.warnings).await?;
             Ok(reservation)
@@ -239,7 +242,7 @@ async fn give_back(
     reservation: Reservation<Sent>,
     error: Error,
     attempt: u32,
-    pass: Option<Pass>,
+    pass: Pass,
 ) -> Failure {
     let unknown = !took_no_order(&error);
     let (usage, closing) =
@@ -249,7 +252,7 @@ async fn give_back(
     outcome.request_id = request_id(&error);
     let closed = closing.await.map(drop);
     let recorded = record(run, Called::Turn { attempt }, &usage, &outcome).await;
-    Pass::used(pass, run, &usage).await;
+    pass.used(run, &usage).await;
     match closed.and(recorded) {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.

@@ -147,31 +147,46 @@ fn can_wait(limited: &Limited, deadline: Instant) -> bool {
 
 /// Lets a run begin, or tells why not. Nothing was asked of any store before.
 pub(crate) async fn admit_run(agent: &AgentInner, owner: &Owner) -> Result<()> {
-    let Some(gate) = &agent.rate else { return Ok(()) };
     // A limiter knows no epochs: it holds nothing that an erased run could bring back.
     let scope = Scope::mint(owner.clone(), Epoch::ZERO);
-    let patience = agent.settings.run_timeout;
-    admit(gate, &scope, &Amounts::run(), patience, &*agent.services.telemetry).await
+    let deadline = Instant::now() + agent.settings.run_timeout;
+    admit(&agent.rate, &scope, &Amounts::run(), deadline, &*agent.services.telemetry).await
 }
 
 /// Lets a model be called for so many tokens, or tells why not.
-pub(crate) async fn admit_call(run: &RunState, tokens: u64) -> Result<Option<Pass>> {
-    let Some(gate) = &run.agent.rate else { return Ok(None) };
-    let ask = Amounts::model_call(tokens);
+pub(crate) async fn admit_call(run: &RunState, tokens: u64) -> Result<Pass> {
+    let pass = Pass(Amounts::model_call(tokens));
     let telemetry = &*run.ctx.services().telemetry;
-    admit(gate, run.ctx.scope(), &ask, run.clock.remaining(), telemetry).await?;
-    Ok(Some(Pass(ask)))
+    admit(&run.agent.rate, run.ctx.scope(), &pass.0, run.ctx.deadline(), telemetry).await?;
+    Ok(pass)
 }
 
+/// Passes every gate, or none: an outer agent's limits come before those a child adds.
 async fn admit(
+    gates: &[Arc<RateGate>],
+    scope: &Scope,
+    ask: &Amounts,
+    deadline: Instant,
+    telemetry: &dyn Telemetry,
+) -> Result<()> {
+    for (passed, gate) in gates.iter().enumerate() {
+        if let Err(error) = admit_at(gate, scope, ask, deadline, telemetry).await {
+            settle(&gates[..passed], scope, ask, &Amounts::default(), telemetry).await;
+            return Err(error.with_operation("rate_limit"));
+        }
+    }
+    Ok(())
+}
+
+async fn admit_at(
     gate: &RateGate,
     scope: &Scope,
     ask: &Amounts,
-    patience: Duration,
+    deadline: Instant,
     telemetry: &dyn Telemetry,
 ) -> Result<()> {
     let began = Instant::now();
-    let passed = gate.pass(scope, ask, patience).await;
+    let passed = gate.pass(scope, ask, deadline.saturating_duration_since(began)).await;
     match &passed {
         Ok(false) => {}
         Ok(true) => telemetry.duration(scope, "loom.rate_limit.waited", began.elapsed(), &[]),
@@ -184,7 +199,19 @@ async fn admit(
             }
         },
     }
-    passed.map(drop).map_err(|error| error.with_operation("rate_limit"))
+    passed.map(drop)
+}
+
+async fn settle(
+    gates: &[Arc<RateGate>],
+    scope: &Scope,
+    taken: &Amounts,
+    used: &Amounts,
+    telemetry: &dyn Telemetry,
+) {
+    for gate in gates {
+        gate.settle(scope, taken, used, telemetry).await;
+    }
 }
 
 /// What was taken for a call. Dropped, it stays taken: the call may have been made, and its part comes back with time.
@@ -192,23 +219,19 @@ pub(crate) struct Pass(Amounts);
 
 impl Pass {
     /// The call was made and used this.
-    pub(crate) async fn used(pass: Option<Self>, run: &RunState, usage: &Usage) {
-        if let Some(Self(taken)) = pass {
-            Self::settle(run, &taken, &taken.with_tokens(usage.total_tokens())).await;
-        }
+    pub(crate) async fn used(self, run: &RunState, usage: &Usage) {
+        let used = self.0.with_tokens(usage.total_tokens());
+        self.settle(run, &used).await;
     }
 
     /// The call was not made at all.
-    pub(crate) async fn unused(pass: Option<Self>, run: &RunState) {
-        if let Some(Self(taken)) = pass {
-            Self::settle(run, &taken, &Amounts::default()).await;
-        }
+    pub(crate) async fn unused(self, run: &RunState) {
+        self.settle(run, &Amounts::default()).await;
     }
 
-    async fn settle(run: &RunState, taken: &Amounts, used: &Amounts) {
-        if let Some(gate) = &run.agent.rate {
-            gate.settle(run.ctx.scope(), taken, used, &*run.ctx.services().telemetry).await;
-        }
+    async fn settle(self, run: &RunState, used: &Amounts) {
+        let telemetry = &*run.ctx.services().telemetry;
+        settle(&run.agent.rate, run.ctx.scope(), &self.0, used, telemetry).await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::closer::{Handoff, Slot};
 use crate::error::Result;
 use crate::ids::HoldId;
-use crate::ledger::{Charge, Ledger, Settled};
+use crate::ledger::{Charge, HoldKey, Ledger, Settled};
 use crate::scope::Scope;
 use crate::usage::{Price, Usage};
 
@@ -57,6 +57,7 @@ struct Open {
     ledger: Arc<dyn Ledger>,
     scope: Scope,
     hold: HoldId,
+    key: HoldKey,
     input_tokens: u64,
     output_tokens: u64,
     streamed: u64,
@@ -71,6 +72,7 @@ pub(crate) struct HoldTicket {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) scope: Scope,
     pub(crate) hold: HoldId,
+    pub(crate) key: HoldKey,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
     pub(crate) price: Option<Price>,
@@ -83,13 +85,18 @@ impl<P: Phase> Reservation<P> {
     pub fn output_tokens(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.output_tokens)
     }
+
+    pub(crate) fn key(&self) -> HoldKey {
+        self.open.as_ref().expect("a reservation is open until it is settled, and settling consumes it").key
+    }
 }
 
 impl Reservation<Held> {
     pub(crate) fn new(ticket: HoldTicket) -> Self {
-        let HoldTicket { ledger, scope, hold, input_tokens, output_tokens, price, slot } = ticket;
+        let HoldTicket { ledger, scope, hold, key, input_tokens, output_tokens, price, slot } = ticket;
+        let (streamed, unseen) = (0, 0);
         let open =
-            Open { ledger, scope, hold, input_tokens, output_tokens, streamed: 0, unseen: 0, price, slot };
+            Open { ledger, scope, hold, key, input_tokens, output_tokens, streamed, unseen, price, slot };
         Self { open: Some(open), phase: PhantomData }
     }
 

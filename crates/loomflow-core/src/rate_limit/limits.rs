@@ -54,6 +54,32 @@ impl RateLimits {
         })
     }
 
+    /// The limit of which more is asked than ever fits, if there is one.
+    #[must_use]
+    pub fn too_large(&self, ask: &Amounts) -> Option<Limited> {
+        let mut large = self.asked(ask).filter(|(_, _, limit, n)| *n > limit.burst());
+        large.next().map(|(entity, resource, limit, _)| Self::limited(entity, resource, limit, Wait::Never).1)
+    }
+
+    /// What a correction changes: each limit that it is about, and by how many nanoseconds its level grows (or, below zero,
+    /// shrinks). No change is larger than a level can be.
+    pub fn corrections(
+        &self,
+        taken: &Amounts,
+        used: &Amounts,
+    ) -> impl Iterator<Item = (Entity, Resource, Gcra, i128)> + use<> {
+        let (limits, taken, used) = (*self, *taken, *used);
+        [Entity::User, Entity::Global].into_iter().flat_map(move |entity| {
+            Resource::ALL.into_iter().filter_map(move |resource| {
+                let limit = limits.get(entity, resource)?;
+                let change = i128::from(used.of(resource)) - i128::from(taken.of(resource));
+                let most = 2 * i128::from(limit.capacity());
+                let nanos = (change * limit.interval().as_nanos() as i128).clamp(-most, most);
+                (change != 0).then_some((entity, resource, limit, nanos))
+            })
+        })
+    }
+
     /// Takes all of `ask` at `now`, or nothing: then the answer names the limit that takes longest.
     ///
     /// # Errors

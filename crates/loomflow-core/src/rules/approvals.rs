@@ -1,6 +1,7 @@
 //! Where a request for approval stands, who may decide it, what a decision makes, and when it may be used: the same in
 //! every approval store.
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::approval::{
@@ -42,6 +43,16 @@ impl Decider<'_> {
             Self::Handler(named) => *named,
         }
     }
+}
+
+/// A decision as a store writes it down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "what ApprovalState::Decided has, and nothing else")]
+pub struct Recorded {
+    /// What.
+    pub decision: ApprovalDecision,
+    /// By whom; `None` when the handler itself decided, and for the anonymous bucket.
+    pub by: Option<UserId>,
 }
 
 /// Where a request stands at `now`, given what is recorded: time ends what nobody ended.

@@ -82,3 +82,88 @@ impl TenantData for StandInRateLimiter {
         self.shared.forget(scope, what).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use loomflow_core::{RateLimitConfig, danger::assume_scope, export_from};
+
+    use super::*;
+
+    /// A shared limiter that admits everything while it is up.
+    #[derive(Debug)]
+    struct Shared {
+        rules: RateRules,
+        down: AtomicBool,
+        kind: ErrorKind,
+    }
+
+    #[async_trait]
+    impl TenantData for Shared {
+        fn store_name(&self) -> &str {
+            "rate_limit:shared"
+        }
+
+        async fn export(&self, _scope: &Scope) -> Result<ExportStream> {
+            Ok(export_from(Vec::new()))
+        }
+
+        async fn forget(&self, _scope: &Scope, _what: &Erase) -> Result<Erased> {
+            Ok(Erased::new("rate_limit:shared"))
+        }
+    }
+
+    #[async_trait]
+    impl RateLimiter for Shared {
+        async fn take(&self, _scope: &Scope, _ask: &Amounts) -> Result<Taken> {
+            if self.down.load(Ordering::SeqCst) {
+                return Err(Error::new(self.kind, "down"));
+            }
+            Ok(Taken::Admitted)
+        }
+
+        async fn settle(&self, _scope: &Scope, _taken: &Amounts, _used: &Amounts) -> Result<()> {
+            if self.down.load(Ordering::SeqCst) { Err(Error::new(self.kind, "down")) } else { Ok(()) }
+        }
+
+        fn rules(&self) -> &RateRules {
+            &self.rules
+        }
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_ridden_out_at_a_share_and_a_defect_is_not() {
+        use loomflow_core::{Identity, Namespace};
+        let alice = assume_scope(Namespace::default(), Identity::Anonymous, Epoch::ZERO);
+        for (kind, share) in
+            [(ErrorKind::Unreachable, Some(3)), (ErrorKind::Timeout, Some(3)), (ErrorKind::Config, None)]
+        {
+            let rules = RateLimitConfig::new().per_user_rps(0.001).burst(10).rules().unwrap();
+            let shared = Arc::new(Shared { rules, down: AtomicBool::new(false), kind });
+            let limiter = StandInRateLimiter::new(shared.clone(), 3);
+            assert_eq!(limiter.take(&alice, &Amounts::run()).await.unwrap(), Taken::Admitted);
+            shared.down.store(true, Ordering::SeqCst);
+            let mut admitted = 0;
+            loop {
+                match limiter.take(&alice, &Amounts::run()).await {
+                    Ok(Taken::Admitted) => admitted += 1,
+                    Ok(Taken::Limited(limited)) => {
+                        assert_eq!((Some(admitted), limited.burst), (share, 3));
+                        limiter.settle(&alice, &Amounts::run(), &Amounts::default()).await.unwrap();
+                        assert_eq!(limiter.take(&alice, &Amounts::run()).await.unwrap(), Taken::Admitted);
+                        break;
+                    }
+                    Err(error) => {
+                        assert_eq!((error.kind(), share), (kind, None), "a defect is told");
+                        break;
+                    }
+                }
+            }
+            shared.down.store(false, Ordering::SeqCst);
+            assert_eq!(limiter.take(&alice, &Amounts::run()).await.unwrap(), Taken::Admitted);
+        }
+    }
+}

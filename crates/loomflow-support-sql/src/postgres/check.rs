@@ -4,15 +4,13 @@ use loomflow_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::component::Component;
+use super::component::{Component, Policy};
 use super::failed;
 use super::settings::PgSettings;
 use crate::pending;
 
 /// Everybody but the application's role sees a table without this policy as the table's owner allows.
 pub(super) const POLICY: &str = "loomflow_partition";
-/// The policy of those tables that show more rows than may be written.
-pub(super) const SEEN: &str = "loomflow_seen";
 
 /// Which rows the first of them shows and lets be written, where a table says nothing else, as the server says it back:
 /// not a word more may stand there.
@@ -186,7 +184,8 @@ pub(super) async fn unbound(
 ) -> Result<Vec<Result<()>>> {
     let names: Vec<&str> = component.tables.iter().map(|t| t.name).collect();
     let own: Vec<&str> = component.tables.iter().map(|t| t.own).collect();
-    let seen: Vec<Option<&str>> = component.tables.iter().map(|t| t.seen).collect();
+    let declared: Vec<(&str, &Policy)> =
+        component.tables.iter().flat_map(|t| t.policies.iter().map(|policy| (t.name, policy))).collect();
     let rows = sqlx::query(
         "SELECT t.name, c.oid IS NOT NULL AS there, \
            coalesce(c.relrowsecurity AND c.relforcerowsecurity, false) AS forced, \
@@ -194,20 +193,27 @@ pub(super) async fn unbound(
            EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = $4 AND p.polcmd = '*' \
              AND p.polroles = '{0}' AND pg_get_expr(p.polqual, p.polrelid) = t.own \
              AND pg_get_expr(p.polwithcheck, p.polrelid) = pg_get_expr(p.polqual, p.polrelid)) AS guarded, \
-           (t.seen IS NULL OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = $5)) AS shown, \
            EXISTS (SELECT FROM pg_policy p, unnest(p.polroles) r WHERE p.polrelid = c.oid AND p.polname <> $4 \
-             AND NOT coalesce(p.polname = $5 AND p.polcmd = 'r' AND pg_get_expr(p.polqual, p.polrelid) = t.seen, false) \
-             AND p.polpermissive AND (r = 0 OR pg_has_role($3, r, 'MEMBER'))) AS opened \
-         FROM unnest($2::text[], $6::text[], $7::text[]) t(name, own, seen) LEFT JOIN pg_namespace n ON n.nspname = $1 \
+             AND p.polpermissive AND (r = 0 OR pg_has_role($3, r, 'MEMBER')) \
+             AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::text[]) \
+               d(on_table, name, letter, finds, writes) WHERE d.on_table = t.name AND d.name = p.polname \
+               AND d.letter = p.polcmd::text AND d.finds IS NOT DISTINCT FROM pg_get_expr(p.polqual, p.polrelid) \
+               AND d.writes IS NOT DISTINCT FROM pg_get_expr(p.polwithcheck, p.polrelid))) AS opened, \
+           (SELECT count(*) FROM unnest($6::text[], $7::text[]) d(on_table, name) WHERE d.on_table = t.name \
+             AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = d.name)) > 0 AS closed \
+         FROM unnest($2::text[], $5::text[]) t(name, own) LEFT JOIN pg_namespace n ON n.nspname = $1 \
          LEFT JOIN pg_class c ON c.relname = t.name AND c.relnamespace = n.oid",
     )
     .bind(&settings.schema)
     .bind(names)
     .bind(&settings.role)
     .bind(POLICY)
-    .bind(SEEN)
     .bind(own)
-    .bind(seen)
+    .bind(declared.iter().map(|(table, _)| *table).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.name).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.letter()).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.finds).collect::<Vec<_>>())
+    .bind(declared.iter().map(|(_, policy)| policy.writes).collect::<Vec<_>>())
     .fetch_all(conn)
     .await
     .map_err(failed("connect"))?;
@@ -229,12 +235,17 @@ pub(super) async fn unbound(
                     "row-level security is not enabled and forced on {table}: run the migration again as its owner, or \
                      ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
                 )
-            } else if !is("guarded")? || !is("shown")? {
+            } else if !is("guarded")? {
                 format!(
-                    "a policy (`{POLICY}`, `{SEEN}`) of {table} is missing or was changed: run the migration again as its owner"
+                    "the policy `{POLICY}` of {table} is missing or was changed: run the migration again as its owner"
                 )
             } else if is("opened")? {
-                format!("{table} has another policy that shows rows to `{role}`: drop it")
+                format!(
+                    "{table} has another policy that shows rows to `{role}`, or one that was changed: drop it, and run the \
+                     migration again as its owner"
+                )
+            } else if is("closed")? {
+                format!("a policy of {table} is missing: run the migration again as its owner")
             } else {
                 return Ok(Ok(()));
             };

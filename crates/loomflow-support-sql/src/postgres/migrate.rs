@@ -4,7 +4,7 @@ use loomflow_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
-use super::check::{POLICY, SEEN, stored_version, unbound};
+use super::check::{POLICY, stored_version, unbound};
 use super::component::{Component, Table};
 use super::pool::connect_as_owner;
 use super::settings::PgSettings;
@@ -98,16 +98,12 @@ fn foundations(settings: &PgSettings, component: &Component) -> String {
 ///
 /// A transaction that names no partition sees nothing: the setting is then absent or empty, and equal to no partition.
 fn secured(table: &Table, role: &str) -> String {
-    let Table { name, privileges, own, seen } = table;
-    let seen = seen.map_or_else(String::new, |seen| {
-        format!("CREATE POLICY {SEEN} ON \"{name}\" FOR SELECT USING ({seen});")
-    });
+    let Table { name, privileges, own, policies } = table;
+    let opened: String = policies.iter().map(|policy| policy.create(name)).collect();
     format!(
         "ALTER TABLE \"{name}\" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
          DROP POLICY IF EXISTS {POLICY} ON \"{name}\";
-         DROP POLICY IF EXISTS {SEEN} ON \"{name}\";
-         CREATE POLICY {POLICY} ON \"{name}\" USING ({own}) WITH CHECK ({own});
-         {seen}
+         CREATE POLICY {POLICY} ON \"{name}\" USING ({own}) WITH CHECK ({own}); {opened}
          REVOKE ALL ON \"{name}\" FROM PUBLIC, \"{role}\";
          GRANT {privileges} ON \"{name}\" TO \"{role}\";"
     )

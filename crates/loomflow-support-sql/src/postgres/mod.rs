@@ -12,7 +12,7 @@ mod settings;
 mod several;
 mod transaction;
 
-pub use component::{Component, Table};
+pub use component::{Component, Policy, Table};
 pub use migrate::migrate;
 pub use pool::{Pool, connect_as_owner};
 pub use settings::PgSettings;

@@ -2,6 +2,7 @@
 
 use loomflow_core::Namespace;
 
+use super::component::Policy;
 use super::transaction::Access;
 
 /// Rows of the partitions that a transaction lists, for [`Table::with_rows`](super::Table::with_rows).
@@ -13,8 +14,10 @@ pub const NAMESPACE: &str = "(namespace = \
     convert_from(decode(current_setting('loomflow.namespace'::text, true), 'hex'::text), 'UTF8'::name))";
 
 /// Rows of the namespace whose time is over, in a transaction that says it sweeps and as of when: the column `until` holds
-/// the moment, in microseconds. For [`Table::with_seen`](super::Table::with_seen).
-pub const PAST: &str = "((namespace = \
+/// the moment, in microseconds. They are seen, and not written. For [`Table::with_policies`](super::Table::with_policies).
+pub const PAST: &[Policy] = &[Policy::select("loomflow_seen", IS_PAST)];
+
+const IS_PAST: &str = "((namespace = \
     convert_from(decode(current_setting('loomflow.namespace'::text, true), 'hex'::text), 'UTF8'::name)) \
     AND (until <= (NULLIF(current_setting('loomflow.sweep'::text, true), ''::text))::bigint))";
 
@@ -46,7 +49,10 @@ impl<'a> Several<'a> {
     pub(super) fn begin(&self, access: Access) -> String {
         let (mode, locks) = match access {
             Access::Read => ("REPEATABLE READ READ ONLY", String::new()),
-            Access::Write | Access::Exclusive => ("READ COMMITTED READ WRITE", self.locks()),
+            // Of several partitions all are the transaction's own, so that a foreign one has no other meaning here.
+            Access::Write | Access::Exclusive | Access::Foreign => {
+                ("READ COMMITTED READ WRITE", self.locks())
+            }
         };
         format!("BEGIN ISOLATION LEVEL {mode}; {}{locks}", self.naming())
     }

@@ -19,6 +19,8 @@ pub enum Access {
     Write,
     /// Reads and writes what depends on it: nobody else writes this partition meanwhile, in any process.
     Exclusive,
+    /// Writes rows of other partitions, as far as a [`Policy`](super::Policy) lets it, and keeps nobody from anything.
+    Foreign,
 }
 
 impl Access {
@@ -28,19 +30,26 @@ impl Access {
     /// row, so those who only share it do not write to the same page. Each statement that follows has a snapshot of its
     /// own, whatever the server's default is.
     pub(super) fn begin(self, owner: &Owner) -> String {
-        let partition = owner.partition_hex();
-        // Not a parameter: several statements travel at once only as text. It is hex and nothing else.
-        assert!(partition.len() == 64 && partition.bytes().all(|b| b.is_ascii_hexdigit()));
+        let partition = hex(owner);
         let (mode, lock) = match self {
             Self::Read => ("REPEATABLE READ READ ONLY", None),
             Self::Write => ("READ COMMITTED READ WRITE", Some("pg_advisory_xact_lock_shared")),
             Self::Exclusive => ("READ COMMITTED READ WRITE", Some("pg_advisory_xact_lock")),
+            Self::Foreign => ("READ COMMITTED READ WRITE", None),
         };
         let lock = lock.map_or_else(String::new, |f| format!("; SELECT {f}({})", lock_key(owner)));
         format!(
             "BEGIN ISOLATION LEVEL {mode}; SELECT set_config('loomflow.partition', '{partition}', true){lock}"
         )
     }
+}
+
+/// The partition, to stand in a statement. Not a parameter: several statements travel at once only as text. It is hex and
+/// nothing else.
+fn hex(owner: &Owner) -> String {
+    let partition = owner.partition_hex();
+    assert!(partition.len() == 64 && partition.bytes().all(|b| b.is_ascii_hexdigit()));
+    partition
 }
 
 /// The key of a partition's lock. Two partitions that shared one would wait for each other and do nothing worse.
@@ -66,6 +75,34 @@ impl Transaction {
     /// The connection, to run statements on.
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.lease.as_mut().expect("taken only by what consumes the transaction").pooled.conn
+    }
+
+    /// Keeps everybody else from writing the partition of `owner` until the end, as [`Access::Exclusive`] does for one's own.
+    /// It shows nothing of that partition. Taken before the first row is written, it stands in nobody's way for ever.
+    ///
+    /// # Errors
+    ///
+    /// Whatever waiting for the lock fails with.
+    pub async fn lock(&mut self, owner: &Owner) -> Result<()> {
+        let sql = format!("SELECT pg_advisory_xact_lock({})", lock_key(owner));
+        self.run(sql).await
+    }
+
+    /// Goes on in the partition of `owner`: from now on row-level security binds the transaction to that one. For what
+    /// follows from a row of theirs that a [`Policy`](super::Policy) let this transaction write.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost.
+    pub async fn go_on_as(&mut self, owner: &Owner) -> Result<()> {
+        let sql = format!("SELECT set_config('loomflow.partition', '{}', true)", hex(owner));
+        self.run(sql).await
+    }
+
+    async fn run(&mut self, sql: String) -> Result<()> {
+        let operation = self.operation;
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        self.conn().execute(sql).await.map(drop).map_err(failed(operation))
     }
 
     /// Makes it happen.
@@ -114,7 +151,7 @@ mod tests {
     fn hostile_names_never_reach_the_statement() {
         let user = UserId::new("'); DROP TABLE x; --").unwrap();
         let owner = Owner::new(Namespace::new("n").unwrap(), Identity::User(user));
-        for access in [Access::Read, Access::Write, Access::Exclusive] {
+        for access in [Access::Read, Access::Write, Access::Exclusive, Access::Foreign] {
             let sql = access.begin(&owner);
             assert!(!sql.contains("DROP") && sql.contains(&owner.partition_hex()), "{sql}");
         }

@@ -1,5 +1,7 @@
 //! A URL picks a store, so that an operator can choose one without a line of code.
 //!
+//! [`memory`]:
+//!
 //! | URL | store | cargo feature |
 //! |---|---|---|
 //! | `inmemory` | [`InMemoryMemory`](crate::local::InMemoryMemory): this process, until it ends | `local` (default) |
@@ -8,19 +10,36 @@
 //! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `memory-redis` |
 //! | `qdrant:http://HOST:PORT` | Qdrant, its gRPC port; `qdrant:https://` over TLS; `?api_key=KEY` behind it | `memory-qdrant` |
 //!
+//! [`ledger`], which keeps the quota:
+//!
+//! | URL | store | cargo feature |
+//! |---|---|---|
+//! | `inmemory` | [`StandardBudget`](crate::local::StandardBudget): this process, until it ends | `local` (default) |
+//! | `sqlite:PATH` | one file on this machine | `ledger-sqlite` |
+//! | `postgres://USER:PASSWORD@HOST/DATABASE` | PostgreSQL; `postgresql://` is the same | `ledger-postgres` |
+//! | `redis://:PASSWORD@HOST:PORT` | Redis; `rediss://` over TLS | `ledger-redis` |
+//!
 //! A URL is a secret: it is wiped when it has been used, and no error repeats any of it. `@ / ? #` and blanks in a
 //! password are written percent-encoded (`%40 %2F %3F %23 %20`).
 
+mod ledger;
 mod url;
 
 use std::sync::Arc;
 
 use loomflow_core::{Error, ErrorKind, MemoryStore, Result};
 
+pub use self::ledger::ledger;
 pub use self::url::StoreUrl;
-use self::url::{Kind, Target};
+use self::url::{Kind, Part, Target};
 
 const OPERATION: &str = "resolve_memory";
+const MEMORY: Part = Part {
+    name: "memory",
+    kinds: &[Kind::InMemory, Kind::Sqlite, Kind::Postgres, Kind::Redis, Kind::Qdrant],
+};
+#[cfg(test)]
+use self::ledger::LEDGER;
 
 /// Opens the memory that `url` names, and brings its schema up to date where it has one.
 ///
@@ -34,7 +53,7 @@ const OPERATION: &str = "resolve_memory";
 /// - Whatever connecting fails with: [`ErrorKind::Auth`], [`ErrorKind::Unreachable`], [`ErrorKind::Timeout`], or
 ///   [`ErrorKind::Config`] for a schema this program does not know.
 pub async fn memory(url: impl Into<StoreUrl> + Send) -> Result<Arc<dyn MemoryStore>> {
-    let target = url.into().parse().map_err(|error| error.with_operation(OPERATION))?;
+    let target = url.into().parse(&MEMORY).map_err(|error| error.with_operation(OPERATION))?;
     open(target).await
 }
 
@@ -49,7 +68,7 @@ macro_rules! connect {
         }
         #[cfg(not(feature = $feature))]
         {
-            Err(switched_off(&$target, $feature))
+            Err(switched_off(&$target, $feature, OPERATION))
         }
     }};
 }
@@ -60,7 +79,7 @@ async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
             #[cfg(feature = "local")]
             return Ok(Arc::new(loomflow_local::InMemoryMemory::new()));
             #[cfg(not(feature = "local"))]
-            return Err(switched_off(&target, "local"));
+            return Err(switched_off(&target, "local", OPERATION));
         }
         Kind::Sqlite => {
             connect!("memory-sqlite", target, loomflow_memory_sqlite, SqliteMemory, SqliteMemoryConfig)
@@ -96,12 +115,12 @@ async fn open(target: Target) -> Result<Arc<dyn MemoryStore>> {
 }
 
 #[allow(dead_code, reason = "with every feature on, nothing is switched off")]
-fn switched_off(target: &Target, feature: &str) -> Error {
+fn switched_off(target: &Target, feature: &str, operation: &'static str) -> Error {
     let message = format!(
         "`{}` needs the cargo feature `{feature}`, which this program was built without; in Cargo.toml: loomflow = {{ \
          version = \"{}\", features = [\"{feature}\"] }}",
         target.kind.form(),
         env!("CARGO_PKG_VERSION"),
     );
-    Error::new(ErrorKind::Config, message).with_operation(OPERATION)
+    Error::new(ErrorKind::Config, message).with_operation(operation)
 }

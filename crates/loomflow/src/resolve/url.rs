@@ -86,6 +86,13 @@ impl Kind {
     }
 }
 
+/// What a URL is to name, and the stores that keep it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) name: &'static str,
+    pub(super) kinds: &'static [Kind],
+}
+
 /// What a URL says: which store, and the path or URL that its configuration takes.
 pub(super) struct Target {
     pub(super) kind: Kind,
@@ -103,11 +110,11 @@ impl Target {
 }
 
 impl StoreUrl {
-    pub(super) fn parse(&self) -> Result<Target> {
+    pub(super) fn parse(&self, part: &Part) -> Result<Target> {
         // A secret that was read from a file ends in a newline.
         let text = self.0.expose().trim();
         if text.is_empty() {
-            return Err(config(format!("the memory's URL is empty; {}", known())));
+            return Err(config(format!("the {}'s URL is empty; {}", part.name, known(part))));
         }
         let (scheme, rest) = match text.split_once(':') {
             Some((scheme, rest)) => (scheme, Some(rest)),
@@ -115,12 +122,15 @@ impl StoreUrl {
         };
         let Some((name, kind)) = SCHEMES.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(scheme))
         else {
-            return Err(unknown(scheme, text));
+            return Err(unknown(part, scheme, text));
         };
+        if !part.kinds.contains(&kind) {
+            return Err(config(format!("`{name}` keeps no {}; {}", part.name, known(part))));
+        }
         match (kind, rest) {
             (Kind::InMemory, None) => Ok(Target::new(kind, String::new())),
             (Kind::InMemory, Some(_)) => Err(config("`inmemory` takes nothing after it")),
-            (Kind::Sqlite, rest) => Ok(Target::new(kind, path(rest.unwrap_or_default())?)),
+            (Kind::Sqlite, rest) => Ok(Target::new(kind, path(part, rest.unwrap_or_default())?)),
             (Kind::Qdrant, rest) => qdrant(rest.unwrap_or_default()),
             (Kind::Postgres | Kind::Redis, rest) => {
                 let rest = rest.unwrap_or_default();
@@ -172,17 +182,20 @@ fn after<'u>(url: &'u str, prefix: &str) -> Option<&'u str> {
 }
 
 /// A file's path. `sqlite:///x` and `sqlite://x` are written by those who come from other libraries: `/x` and `x`.
-fn path(rest: &str) -> Result<String> {
+fn path(part: &Part, rest: &str) -> Result<String> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
     if path.is_empty() {
         return Err(config("`sqlite:` needs the path of a file, such as `sqlite:./loomflow.db`"));
     }
     if path == ":memory:" {
-        return Err(config("`sqlite:` is always a file; a memory that ends with the process is `inmemory`"));
+        return Err(config(format!(
+            "`sqlite:` is always a file; a {} that ends with the process is `inmemory`",
+            part.name
+        )));
     }
     if path.contains(['?', '\0']) {
         return Err(config(
-            "`sqlite:PATH` takes a path and no parameters; say the rest with SqliteMemoryConfig",
+            "`sqlite:PATH` takes a path and no parameters; say the rest with the store's own configuration",
         ));
     }
     Ok(path.to_owned())
@@ -222,23 +235,23 @@ fn encode_it() -> Error {
 }
 
 /// Nothing of what was given is repeated: where a scheme belongs, a user name, a password or a key may stand.
-fn unknown(scheme: &str, text: &str) -> Error {
+fn unknown(part: &Part, scheme: &str, text: &str) -> Error {
     if scheme.eq_ignore_ascii_case("secret") {
         return config(
             "`secret:NAME` names a secret and is not a URL; resolve it first and pass what it holds",
         );
     }
-    let hint = match nearest(scheme) {
+    let hint = match nearest(part, scheme) {
         Some(kind) => format!("did you mean `{}`? ", kind.form()),
         None if !text.contains("://") && (text.contains(['/', '.'])) => {
             "a file is written `sqlite:PATH`; ".to_owned()
         }
         None => String::new(),
     };
-    config(format!("the memory's URL has no known scheme; {hint}{}", known()))
+    config(format!("the {}'s URL has no known scheme; {hint}{}", part.name, known(part)))
 }
 
-fn nearest(scheme: &str) -> Option<Kind> {
+fn nearest(part: &Part, scheme: &str) -> Option<Kind> {
     /// Below this likeness a guess is more likely wrong than right.
     const ALIKE: f64 = 0.6;
     /// Longer than any scheme with a slip in it.
@@ -248,20 +261,21 @@ fn nearest(scheme: &str) -> Option<Kind> {
     }
     // Other libraries say the driver, too: `postgresql+psycopg`.
     let given = scheme.split('+').next().unwrap_or_default().to_ascii_lowercase();
-    if let Some((_, kind)) = MEANT.into_iter().find(|(name, _)| *name == given) {
+    let kept = |(_, kind): &(&str, Kind)| part.kinds.contains(kind);
+    if let Some((_, kind)) = MEANT.into_iter().filter(kept).find(|(name, _)| *name == given) {
         return Some(kind);
     }
     SCHEMES
         .into_iter()
+        .filter(kept)
         .map(|(name, kind)| (strsim::normalized_damerau_levenshtein(&given, name), kind))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, kind)| kind)
 }
 
-fn known() -> String {
-    let forms =
-        [Kind::InMemory, Kind::Sqlite, Kind::Postgres, Kind::Redis, Kind::Qdrant].map(|kind| kind.form());
+fn known(part: &Part) -> String {
+    let forms: Vec<&str> = part.kinds.iter().map(|kind| kind.form()).collect();
     format!("use one of {}", forms.join(", "))
 }
 
@@ -271,16 +285,17 @@ fn config(message: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LEDGER, MEMORY};
     use super::*;
 
     fn read(url: &str) -> (Kind, String) {
-        let target = StoreUrl::from(url).parse().unwrap();
+        let target = StoreUrl::from(url).parse(&MEMORY).unwrap();
         (target.kind, target.place.expose().clone())
     }
 
     #[test]
     fn a_key_of_qdrant_stands_beside_its_address() {
-        let target = StoreUrl::from("qdrant:https://h:6334?api_key=a%2Fb%40%C3%A9").parse().unwrap();
+        let target = StoreUrl::from("qdrant:https://h:6334?api_key=a%2Fb%40%C3%A9").parse(&MEMORY).unwrap();
         assert_eq!(target.place.expose(), "https://h:6334");
         assert_eq!(target.key.as_ref().map(|key| key.expose().as_str()), Some("a/b@é"));
         for odd in ["api_key=", "key=a", "api_key=a&b=c", "api_key=%zz", "api_key=%4", "api_key=%ff", ""] {
@@ -290,7 +305,7 @@ mod tests {
     }
 
     fn why(url: &str) -> String {
-        let error = StoreUrl::from(url).parse().err().unwrap_or_else(|| panic!("{url} was taken"));
+        let error = StoreUrl::from(url).parse(&MEMORY).err().unwrap_or_else(|| panic!("{url} was taken"));
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(!error.is_retryable());
         error.to_string()
@@ -381,6 +396,31 @@ mod tests {
             "qdrant:http://h?api_key=a@b",
         ] {
             assert!(why(url).contains("%40"), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_is_kept_by_fewer_stores() {
+        let why = |url: &str| {
+            let error = StoreUrl::from(url).parse(&LEDGER).err().unwrap_or_else(|| panic!("{url} was taken"));
+            assert_eq!(error.kind(), ErrorKind::Config);
+            error.to_string()
+        };
+        for (url, told) in [
+            ("qdrant:http://h:6334", "`qdrant` keeps no ledger"),
+            ("http://h:6334", "the ledger's URL has no known scheme; use one of"),
+            ("postgre://h/d", "did you mean `postgres://"),
+            ("", "the ledger's URL is empty"),
+        ] {
+            let why = why(url);
+            assert!(
+                why.contains(told) && why.contains("redis://") && !why.contains("qdrant:"),
+                "{url}: {why}"
+            );
+        }
+        assert!(why("sqlite::memory:").contains("a ledger that ends with the process is `inmemory`"));
+        for url in ["inmemory", "sqlite:x.db", "postgres://h/d", "rediss://h"] {
+            assert!(StoreUrl::from(url).parse(&LEDGER).is_ok(), "{url}");
         }
     }
 

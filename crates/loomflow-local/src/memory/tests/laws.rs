@@ -50,12 +50,12 @@ async fn hostile_names_never_meet() {
         let blocks = memory.blocks(&scope).await.unwrap();
         assert_eq!(
             blocks.into_iter().map(|b| b.open(&scope).unwrap().content).collect::<Vec<_>>(),
-            [(*user).into()]
+            [Arc::<str>::from(*user)]
         );
         let facts = memory.facts().unwrap().query(&scope, &FactQuery::all(9)).await.unwrap();
         assert_eq!(
             facts.into_iter().map(|f| f.open(&scope).unwrap().object).collect::<Vec<_>>(),
-            [(*user).into()]
+            [Arc::<str>::from(*user)]
         );
     }
     assert!(said(&memory, &scope(HOSTILE[0], 1)).await.is_empty());

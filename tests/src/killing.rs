@@ -1,15 +1,18 @@
-//! SIGKILL at random moments: of the process that writes, and of the server that it writes to.
+//! SIGKILL at random moments: of the process that writes to a memory, and of the server that it writes to.
+//!
+//! What is missing and what is there twice is counted; whatever else is not as it should be panics.
+
+#![allow(clippy::unwrap_used, reason = "panics are findings here")]
+#![allow(clippy::disallowed_methods, reason = "what waits here is a test with threads of its own")]
 
 use std::time::Duration;
 
 use loomflow_core::{Episode, Fact, MemoryBlock};
-use loomflow_tests::worker::{Act, Answer, COMMON, Order, Worker, reply, run, said, vector};
 use serde_json::{Value, json};
 
-use crate::place::{OwnPlace, Place, namespace};
+use crate::place::{OwnPlace, namespace};
+use crate::worker::{Act, Answer, COMMON, Order, Worker, reply, run, said, vector};
 
-const CLIENT_ROUNDS: u64 = 25;
-const SERVER_ROUNDS: u64 = 6;
 /// More than is written before the kill.
 const ORDERS: u64 = 20_000;
 const SUBJECTS: u64 = 3;
@@ -63,33 +66,94 @@ fn acknowledged(worker: &mut Worker, mut done: u64, may_fail: bool) -> u64 {
     done
 }
 
-pub(crate) fn the_client(place: &Place) {
+/// What was killed, and what came of it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Toll {
+    /// Kills of the process that wrote.
+    pub kills: u64,
+    /// Kills of the server.
+    pub restarts: u64,
+    /// The most writes that were acknowledged before a kill.
+    pub most: u64,
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Of these, how many are not there.
+    pub lost: u64,
+    /// Writes that are there twice.
+    pub doubled: u64,
+    /// The first of them in words.
+    pub example: Option<String>,
+}
+
+impl Toll {
+    fn writes(&mut self, done: u64) {
+        self.most = self.most.max(done);
+        self.acknowledged += done;
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: Self) {
+        self.kills += other.kills;
+        self.restarts += other.restarts;
+        self.most = self.most.max(other.most);
+        self.acknowledged += other.acknowledged;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.example = self.example.take().or(other.example);
+    }
+
+    /// Panics unless everything that was acknowledged is there once, and kills fell between writes.
+    ///
+    /// # Panics
+    ///
+    /// When it is not so.
+    pub fn assert_none(&self) {
+        assert!(self.lost + self.doubled == 0, "{self:?}");
+        assert!(self.most > 4, "hardly anything was written before a kill: {self:?}");
+    }
+}
+
+/// Kills the process that writes, in the middle of writing, for as long as `go_on` says so of the round from 0. `worker`
+/// starts a process.
+///
+/// # Panics
+///
+/// When something is half there, or a process cannot go on where the other was killed.
+pub fn the_client(worker: &dyn Fn() -> Worker, go_on: &dyn Fn(u64) -> bool) -> Toll {
     let namespace = namespace();
-    let mut witness = place.worker();
-    let mut writes = Vec::new();
-    for round in 0..CLIENT_ROUNDS {
+    let mut witness = worker();
+    let mut toll = Toll::default();
+    for round in (0..).take_while(|round| go_on(*round)) {
         let user = format!("u{round}");
-        let mut worker = begin(place.worker(), &namespace, &user);
+        let mut worker = begin(worker(), &namespace, &user);
         let done = let_it_write(&mut worker);
         worker.kill9();
         let done = acknowledged(&mut worker, done, false);
         // A server may still be about to do what it was told before the client went.
         std::thread::sleep(Duration::from_millis(60));
-        writes.push(done);
-        check(&mut witness, &namespace, &user, done);
+        toll.kills += 1;
+        toll.writes(done);
+        check(&mut witness, &namespace, &user, done, &mut toll);
         // Whoever comes next can go on, in the middle of what the killed one did.
         witness.must(&Order::new(&namespace, &user, write(done)));
         witness.must(&Order::new(&namespace, &user, write(done + 1)));
-        check(&mut witness, &namespace, &user, done + 2);
+        check(&mut witness, &namespace, &user, done + 2, &mut toll);
         witness.must(&Order::new(&namespace, &user, Act::Forget).at_epoch(1));
     }
-    assert!(writes.iter().any(|n| *n > 4), "hardly anything was written before a kill: {writes:?}");
+    toll
 }
 
-pub(crate) fn the_server(mut place: OwnPlace) {
+/// Kills the server in the middle of writing, for as long as `go_on` says so of the round from 0, and starts it again.
+///
+/// # Panics
+///
+/// When something is half there, or nobody can go on afterwards.
+pub fn the_server(place: &mut OwnPlace, go_on: &dyn Fn(u64) -> bool) -> Toll {
     let namespace = namespace();
+    let mut toll = Toll::default();
     let mut kept: Vec<(String, u64)> = Vec::new();
-    for round in 0..SERVER_ROUNDS {
+    for round in (0..).take_while(|round| go_on(*round)) {
         let user = format!("u{round}");
         let mut worker = begin(place.worker(), &namespace, &user);
         let done = let_it_write(&mut worker);
@@ -97,28 +161,38 @@ pub(crate) fn the_server(mut place: OwnPlace) {
         let done = acknowledged(&mut worker, done, true);
         worker.kill9();
         place.restart();
+        toll.kills += 1;
+        toll.restarts += 1;
+        toll.writes(done);
         let mut witness = place.worker();
-        check(&mut witness, &namespace, &user, done);
+        check(&mut witness, &namespace, &user, done, &mut toll);
         witness.must(&Order::new(&namespace, &user, write(done)));
-        check(&mut witness, &namespace, &user, done + 1);
+        check(&mut witness, &namespace, &user, done + 1, &mut toll);
         kept.push((user, done + 1));
     }
     let mut witness = place.worker();
     for (user, done) in &kept {
-        check(&mut witness, &namespace, user, *done);
+        check(&mut witness, &namespace, user, *done, &mut toll);
     }
-    assert!(kept.iter().any(|(_, n)| *n > 4), "hardly anything was written before a kill: {kept:?}");
+    toll
 }
 
 /// Everything that was acknowledged is there, whole; of what was on its way, all or nothing; and no more than that.
-fn check(witness: &mut Worker, namespace: &str, user: &str, done: u64) {
+fn check(witness: &mut Worker, namespace: &str, user: &str, done: u64, toll: &mut Toll) {
     let export = witness.must(&Order::new(namespace, user, Act::Export));
     let held = Held::read(&export);
     let expected = |writes: u64| Held::after(writes);
     // The write after the last acknowledged one was on its way.
     let (least, most) = (expected(done), expected(done + 1));
-    let whole = held == least || held == most;
-    assert!(whole, "after {done} writes of {user} there is\n{held:?}\nand neither\n{least:?}\nnor\n{most:?}");
+    if held != least && held != most {
+        let (lost, doubled) = (held.lacks(&least), held.repeats());
+        let why = format!("after {done} writes there is\n{held:?}\nand neither\n{least:?}\nnor\n{most:?}");
+        assert!(lost + doubled > 0, "{user}: {why}");
+        toll.lost += lost;
+        toll.doubled += doubled;
+        toll.example.get_or_insert(why);
+        return;
+    }
     let mut ask = |act| -> Answer { witness.ask(&Order::new(namespace, user, act)) };
     // What finds them knows of the same ones.
     let mut turns = held.turns.clone();
@@ -165,6 +239,27 @@ impl Held {
             }
         }
         held
+    }
+
+    /// Every write there is.
+    fn writes(&self) -> Vec<u64> {
+        let values = self.values.iter().flatten();
+        self.turns.iter().chain(values).chain(&self.block).copied().collect()
+    }
+
+    /// How many of `others` are not there. Of a block, only the last value is.
+    fn lacks(&self, other: &Self) -> u64 {
+        let mine = self.writes();
+        let newer = |n: &u64| self.block > Some(*n) && other.block == Some(*n);
+        other.writes().iter().filter(|n| !mine.contains(n) && !newer(n)).count() as u64
+    }
+
+    /// How many writes are there again.
+    fn repeats(&self) -> u64 {
+        let (all, mut once) = (self.writes().len(), self.writes());
+        once.sort_unstable();
+        once.dedup();
+        (all - once.len()) as u64
     }
 
     /// From an export, every record of which has to be whole.
@@ -218,4 +313,26 @@ fn values(rows: &[&Fact]) -> Vec<u64> {
     }
     let number = |f: &&&Fact| f.object.trim_start_matches('v').parse().expect("a value is a number");
     believed.iter().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_and_what_is_there_twice_is_counted() {
+        let (least, mut held) = (Held::after(7), Held::after(8));
+        assert_eq!(
+            (held.lacks(&least), held.repeats()),
+            (0, 0),
+            "a newer block replaces one that was acknowledged"
+        );
+        held.turns.retain(|n| *n != 4);
+        assert_eq!((held.lacks(&least), held.repeats()), (1, 0));
+        held.turns.push(0);
+        held.values[1].clear();
+        assert_eq!((held.lacks(&least), held.repeats()), (2, 1));
+        held.block = Some(1);
+        assert_eq!(held.lacks(&least), 3, "an older block is none");
+    }
 }
