@@ -17,7 +17,7 @@ use loomflow_core::{
 /// Measures one ledger.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// The ledger: `inmemory`, `postgres://…`.
+    /// The ledger: `inmemory`, `postgres://…`, `redis://…`.
     #[arg(long)]
     ledger: String,
     /// Calls at the same time, each by users of its own.
@@ -60,6 +60,11 @@ async fn open(url: &str, budget: BudgetConfig) -> Result<Arc<dyn Ledger>> {
             let config = loomflow::ledger_postgres::PostgresLedgerConfig::new(url, budget);
             Ok(Arc::new(loomflow::ledger_postgres::PostgresLedger::connect(config).await?))
         }
+        #[cfg(feature = "ledger-redis")]
+        "redis" | "rediss" => {
+            let config = loomflow::ledger_redis::RedisLedgerConfig::new(url, budget);
+            Ok(Arc::new(loomflow::ledger_redis::RedisLedger::connect(config).await?))
+        }
         _ => Err(Error::new(
             ErrorKind::Config,
             "no such ledger is compiled in; enable its feature, `ledger-…`",
@@ -69,7 +74,7 @@ async fn open(url: &str, budget: BudgetConfig) -> Result<Arc<dyn Ledger>> {
 
 async fn measure(args: &Args) -> Result<()> {
     let budget = BudgetConfig::new().per_user_max_tokens(1 << 50);
-    let budget = if args.global_cap { budget.max_tokens(1 << 60) } else { budget };
+    let budget = if args.global_cap { budget.max_tokens(1 << 52) } else { budget };
     let ledger = open(&args.ledger, budget).await?;
     let namespace = Namespace::new(format!("bench-{:016x}", rand::random::<u64>()))?;
     let until = Instant::now() + Duration::from_secs(args.seconds);

@@ -65,6 +65,8 @@ fn of_server(server: Server, error: &RedisError) -> (ErrorKind, &'static str) {
             ErrorKind::Config,
             "this Redis is one node of a cluster and does not hold the key; a cluster needs a proxy that routes",
         ),
+        // It was told the script, and forgot it again before it was to run it.
+        Server::NoScript => (ErrorKind::Transport, "Redis forgot its scripts just now"),
         Server::NoPerm => (ErrorKind::Config, "Redis does not permit this to the user of its URL"),
         Server::ResponseError => by_text(error),
         _ => (ErrorKind::Internal, "Redis refused a command"),

@@ -49,9 +49,9 @@ async fn a_connection_that_is_cut_counts_nothing_twice() {
 
 #[tokio::test]
 async fn a_server_that_forgot_the_scripts_is_told_again() {
-    let ledger =
-        open(&url("redis-plain"), &fresh_prefix(), BudgetConfig::new().per_user_max_tokens(1_000)).await;
-    let mut raw = raw(&url("redis-plain")).await;
+    let own = OwnRedis::start(false).await;
+    let ledger = open(own.url(), "lf", BudgetConfig::new().per_user_max_tokens(1_000)).await;
+    let mut raw = raw(own.url()).await;
     let ada = user("ada");
     for turn in 1..=3_u64 {
         let got = held(&ledger, &ada, &Hold::tokens(key(), 10, 0)).await;
