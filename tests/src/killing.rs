@@ -322,7 +322,11 @@ mod tests {
     #[test]
     fn what_is_missing_and_what_is_there_twice_is_counted() {
         let (least, mut held) = (Held::after(7), Held::after(8));
-        assert_eq!((held.lacks(&least), held.repeats()), (0, 0), "a newer block replaces one that was acknowledged");
+        assert_eq!(
+            (held.lacks(&least), held.repeats()),
+            (0, 0),
+            "a newer block replaces one that was acknowledged"
+        );
         held.turns.retain(|n| *n != 4);
         assert_eq!((held.lacks(&least), held.repeats()), (1, 0));
         held.turns.push(0);
