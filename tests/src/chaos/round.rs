@@ -58,10 +58,10 @@ struct CapsOf {
 }
 
 impl CapsOf {
-    /// Everybody fits at once, and half as many again; a user fits a dozen times.
+    /// Everybody fits at once, and what that leaves is soon used up; a user fits a dozen times.
     fn of(options: &Options, processes: u64) -> Self {
         let turns = options.turns * processes;
-        Self { all: turns * MOST_HELD * 3 / 2, each: 12 * MOST_HELD, users: (turns / 4).max(8) }
+        Self { all: turns * MOST_HELD, each: 12 * MOST_HELD, users: (turns / 4).max(8) }
     }
 
     fn config(self) -> BudgetConfig {
