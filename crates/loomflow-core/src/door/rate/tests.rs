@@ -61,11 +61,14 @@ impl RateLimiter for Plain {
     }
 }
 
+/// When, who, and which of theirs.
+type Admitted = (u64, &'static str, u32);
+
 struct Bench {
     gate: Arc<RateGate>,
     limiter: Arc<Plain>,
     began: Instant,
-    admitted: Arc<Mutex<Vec<(u64, &'static str, u32)>>>,
+    admitted: Arc<Mutex<Vec<Admitted>>>,
 }
 
 impl Bench {
