@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use loomflow_core::danger::take_unchecked;
 use loomflow_core::{
     AuditEntry, AuditEvent, AuditLog, AuditQuery, AuditReceipt, AuditVerification, Capabilities, Charge,
-    EpisodeId, EpisodeMatch, Epoch, Erase, Erased, ExportStream, FactStore, HistoryLimit, Hold, HoldId,
-    Ledger, Limits, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, Owned, Owner, PutBlock,
-    RecallQuery, Reserve, Result, RunId, Scope, SessionId, Settled, TenantData, Usage, UsageReport,
+    EpisodeId, EpisodeMatch, Epoch, Erase, Erased, EstimatedCharge, ExportStream, FactStore, HistoryLimit,
+    Hold, HoldId, Ledger, Limits, MemoryBlock, MemoryProfile, MemoryStore, Message, NewEpisode, Owned, Owner,
+    PutBlock, RecallQuery, Reserve, Result, RunId, Scope, SessionId, Settled, TenantData, Usage, UsageReport,
 };
 use parking_lot::Mutex;
 
@@ -200,6 +200,18 @@ impl Ledger for Greedy {
             charge => charge,
         };
         self.inner.close(scope, hold, charge).await
+    }
+
+    async fn estimates(&self, scope: &Scope) -> Result<Vec<Owned<EstimatedCharge>>> {
+        self.inner.estimates(scope).await
+    }
+
+    async fn reconcile(&self, scope: &Scope, hold: HoldId, actual: Usage) -> Result<Settled> {
+        self.inner.reconcile(scope, hold, actual).await
+    }
+
+    async fn namespace_usage(&self, scope: &Scope) -> Result<UsageReport> {
+        self.inner.namespace_usage(scope).await
     }
 
     async fn usage(&self, scope: &Scope) -> Result<UsageReport> {

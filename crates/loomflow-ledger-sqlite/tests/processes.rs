@@ -38,7 +38,7 @@ async fn child_spends() {
 
 #[allow(clippy::print_stdout, reason = "the parent reads it")]
 async fn spend(ledger: SqliteLedger, task: u32) {
-    let user = scope(if task % 2 == 0 { "alice" } else { "bob" });
+    let user = scope(if task.is_multiple_of(2) { "alice" } else { "bob" });
     let run = RunId::from_u128(rand::random());
     for seq in 0.. {
         let hold = Hold::tokens(HoldKey::new(run, seq), 20, 30).with_lease(LEASE);

@@ -149,12 +149,14 @@ fn requests(facts: &[Fact], lives: &[u32]) -> Result<BTreeMap<ApprovalId, Reques
             }
             Fact::NobodyTold(id) => known(&mut requests, id)?.untold = true,
             Fact::Decided { id, said } => {
-                if known(&mut requests, id)?.decided.replace((at, said)).is_some() {
+                let earlier = known(&mut requests, id)?.decided.replace((at, said));
+                if earlier.is_some() {
                     return Err(format!("{id} was decided twice"));
                 }
             }
             Fact::Consumed { id, at: when } => {
-                if known(&mut requests, id)?.used.replace((at, lives[at], when)).is_some() {
+                let earlier = known(&mut requests, id)?.used.replace((at, lives[at], when));
+                if earlier.is_some() {
                     return Err(format!("{id} was used twice"));
                 }
             }
