@@ -1,5 +1,7 @@
 //! Defects that were found once, each by the name of what it cost. None of them may come back.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
