@@ -159,7 +159,8 @@ mod tests {
     fn a_webhook_is_https_or_on_this_machine_and_its_secret_is_long() {
         let made = |url: &str, bytes: usize| {
             let config = WebhookConfig::new(url, Secret::new("s".repeat(bytes)));
-            assert!(!format!("{config:?}").contains("hook"), "{config:?}");
+            let shown = format!("{config:?}");
+            assert!(!shown.contains("://") && !shown.contains("/x") && !shown.contains("ssss"), "{shown}");
             config.client().map(drop).map_err(|e| e.kind())
         };
         for url in
