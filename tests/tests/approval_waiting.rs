@@ -195,7 +195,7 @@ async fn a_request_that_reached_nobody_is_taken_back() {
     assert_eq!(alice.run("pay").await.unwrap().tool_calls[0].status, ToolStatus::Denied);
     assert!(boss.approvals().await.unwrap().is_empty());
     assert_eq!(world.executed.load(Ordering::SeqCst), 0);
-    assert!(actions(&alice).await.contains(&Action::ApprovalExpired));
+    assert!(actions(&alice).await.contains(&Action::ApprovalDenied));
 }
 
 /// Somebody decides while the process that asked is down: the run that goes on uses that decision and asks nobody again.

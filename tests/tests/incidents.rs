@@ -379,7 +379,8 @@ fn crash_while_somebody_thinks(decided_while_down: bool) {
         let result = resumed.await.unwrap().unwrap();
         assert_eq!(&*result.output, "bye");
         assert_eq!(executed.load(Ordering::SeqCst), 1, "approved and run once");
-        assert_eq!(told.load(Ordering::SeqCst), 1, "the same request, not a second one");
+        // One request. Who was to hear of it hears again of what is undecided: nobody knows whether they did.
+        assert_eq!(told.load(Ordering::SeqCst), if decided_while_down { 1 } else { 2 });
         assert!(boss.approvals().await.unwrap().is_empty());
     });
 }

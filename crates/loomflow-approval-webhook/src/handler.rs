@@ -72,7 +72,9 @@ impl WebhookApprovals {
         }
         let sent = self.client.post(ctx, post).await;
         let mut answer = sent.map_err(|error| {
-            let again = error.is_retryable() || error.kind() == ErrorKind::Transport;
+            // Delivering a request again changes nothing, so that a lost answer is no reason not to.
+            let again =
+                error.is_retryable() || matches!(error.kind(), ErrorKind::Transport | ErrorKind::Timeout);
             (error, again)
         })?;
         let status = answer.status();

@@ -135,6 +135,8 @@ fn paused() -> tokio::runtime::Runtime {
 
 async fn run(url: &str, manner: Manner, config: BudgetConfig, hot_users: Option<usize>, ops: Vec<Op>) {
     let mut world = World::begin(url, manner, config, hot_users).await;
+    // Both look at the clock before anybody sets it.
+    world.compare(true).await;
     for op in ops {
         world.step(op).await;
     }

@@ -56,6 +56,9 @@ pub(crate) struct Bound {
 pub(crate) struct Approved {
     policy_version: u64,
     expires_at: Timestamp,
+    /// The grant that answered, which may be taken back until the call is made.
+    #[serde(default)]
+    grant: Option<GrantId>,
 }
 
 impl Bound {
@@ -193,12 +196,19 @@ async fn ask(
             return Ok(Permit::InDoubt);
         }
         let waiting = Waiting::begin(run, store.clone(), earlier.request.clone(), run.slot().await?);
-        return await_decision(run, spec, bound, waiting, &earlier.request, None).await;
+        // A request that is stored need not have reached anybody: who hears of it twice sees one id.
+        let untold = earlier.state == ApprovalState::Pending;
+        if untold {
+            announce(run, spec, &bound, &earlier.request).await?;
+        }
+        let handler = untold.then_some(&**handler);
+        return await_decision(run, spec, bound, waiting, &earlier.request, handler).await;
     }
     if let Some(grant) = remembered::covering(run, spec, &bound, &**store, version).await? {
         let (id, by) = (Some(grant.id), Some(&grant.by));
         record_approval(run, spec, &bound, Action::ApprovalGranted, by, id, None).await?;
-        let approved = Approved { policy_version: version, expires_at: grant.expires_at };
+        let approved =
+            Approved { policy_version: version, expires_at: grant.expires_at, grant: Some(grant.id) };
         return again(run, spec, bound, approved).await;
     }
     let request = ApprovalRequest { id, ..request(run, spec, &bound, why, version) };
@@ -206,7 +216,13 @@ async fn ask(
     store.create(run.ctx.scope(), request.clone()).await?;
     let waiting = Waiting::begin(run, store.clone(), request.clone(), slot);
     run.ctx.count("loom.approval.escalations", 1, &[("effect", spec.effect.as_str())]);
-    let payload = about(run, spec, &bound).show("approval_id", request.id).show("digest", bound.digest);
+    announce(run, spec, &bound, &request).await?;
+    await_decision(run, spec, bound, waiting, &request, Some(&**handler)).await
+}
+
+/// Says in the log and on the stream that somebody is asked.
+async fn announce(run: &RunState, spec: &ToolSpec, bound: &Bound, request: &ApprovalRequest) -> Result<()> {
+    let payload = about(run, spec, bound).show("approval_id", request.id).show("digest", bound.digest);
     let payload = payload.json("args", &bound.arguments).finish();
     run.audit(Actor::System, Action::ApprovalRequested, payload).await?;
     run.emit(|| EventKind::ApprovalRequested {
@@ -217,8 +233,7 @@ async fn ask(
         expires_at: request.expires_at,
     })
     .await;
-
-    await_decision(run, spec, bound, waiting, &request, Some(&**handler)).await
+    Ok(())
 }
 
 /// The id under which this call is asked about, the same in every life of the run: a crash while somebody thinks must lose
@@ -290,6 +305,7 @@ async fn answer(
         Some(handler) => {
             let _waiting = run.clock.waiting();
             let limit = run.agent.approvals.handler_timeout;
+            keep_lease(run, limit).await?;
             guarded("the approval handler", limit, handler.notify(&run.ctx, request)).await
         }
     };
@@ -348,26 +364,18 @@ fn can_be_decided(run: &RunState, request: &ApprovalRequest) -> bool {
 
 /// Waits until the request is decided. Nobody is waited for who does not exist.
 async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) -> Result<Answer> {
-    if !can_be_decided(run, request) {
-        return Ok(Answer::Nobody);
-    }
     loop {
         let now = run.ctx.now();
         let left = request.expires_at.saturating_since(now);
         let found = store.get(run.ctx.scope(), request.id, now).await?;
         match open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?.state {
             ApprovalState::Decided { .. } => return Ok(Answer::Decided),
+            // Only now: a handler's decision counts although nobody else could give one.
+            ApprovalState::Pending if !can_be_decided(run, request) => return Ok(Answer::Nobody),
             ApprovalState::Pending if !left.is_zero() => {}
             _ => return Ok(Answer::Late),
         }
-        let root = run.root();
-        if let Some(runtime) = &root.agent.runtime {
-            // The journal's lease must outlive the wait, or another process would take the run over.
-            let settings = &root.agent.settings;
-            runtime
-                .renew(root.ctx.scope(), &root.lease, root.clock.remaining() + settings.session_lease)
-                .await?;
-        }
+        keep_lease(run, LOOK_AGAIN).await?;
         // The store is asked again whichever ends first, so neither a lost notice nor a wrong one matters. Not at once,
         // though: a store whose clock disagrees with ours may answer without waiting.
         let _waiting = run.clock.waiting();
@@ -377,6 +385,14 @@ async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalReque
         };
         round.await.0.unwrap_or(Ok(()))?;
     }
+}
+
+/// The journal's lease must outlive what is waited for, or another process would take the run over.
+async fn keep_lease(run: &RunState, wait: Duration) -> Result<()> {
+    let root = run.root();
+    let Some(runtime) = &root.agent.runtime else { return Ok(()) };
+    let lasting = root.clock.remaining() + root.agent.settings.session_lease + wait;
+    runtime.renew(root.ctx.scope(), &root.lease, lasting).await
 }
 
 /// Ends a request without an answer: it is closed in the store, too, so that nobody decides about what is over.
@@ -444,7 +460,8 @@ async fn dispatch(
         ApprovalDecision::Edit { args } => (bound.edited(run, spec, args)?, Action::ApprovalEdited),
     };
     record_approval(run, spec, &bound, action, by.as_ref(), grant, None).await?;
-    let approved = Approved { policy_version: request.policy_version, expires_at: request.expires_at };
+    let (policy_version, expires_at) = (request.policy_version, request.expires_at);
+    let approved = Approved { policy_version, expires_at, grant: None };
     again(run, spec, bound, approved).await
 }
 
@@ -469,7 +486,16 @@ pub(crate) async fn still_permitted(
     let verdict = decide(run, spec, &bound.call).await;
     record_decision(run, spec, bound, &verdict).await?;
     let late = bound.approved.is_some_and(|approved| run.ctx.now() >= approved.expires_at);
-    Ok(refusal(run, verdict, bound.approved.filter(|_| !late)))
+    let mut approved = bound.approved.filter(|_| !late);
+    if approved.is_some_and(|approved| approved.grant.is_some()) {
+        // It may have been revoked since, or whoever gave it may have lost the right to.
+        let covering = match (&run.agent.approvals.store, verdict.version) {
+            (Some(store), Some(version)) => remembered::covering(run, spec, bound, &**store, version).await?,
+            _ => None,
+        };
+        approved = approved.filter(|_| covering.is_some());
+    }
+    Ok(refusal(run, verdict, approved))
 }
 
 /// Why a call must not be made, given what hooks and policy say now and an approval that was used for it: a deny stands, and an

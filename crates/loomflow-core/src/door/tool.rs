@@ -65,7 +65,7 @@ pub(crate) async fn run_tool(
 /// What became of the permit, as a journal keeps it: the arguments themselves are not in it but by their digest.
 #[derive(Serialize, Deserialize)]
 enum Permitted {
-    AsCalled { approved: Option<Approved> },
+    AsCalled { digest: String, approved: Option<Approved> },
     Edited { arguments: String, digest: String, approved: Option<Approved> },
     Ended(CallOutcome),
     InDoubt,
@@ -139,7 +139,7 @@ async fn permit_once(
         let (call, called) = (asked.call.clone(), asked.digest);
         Ok(match permit(run, spec, asked).await? {
             Permit::Granted(granted) if granted.digest == called => {
-                Permitted::AsCalled { approved: granted.approved }
+                Permitted::AsCalled { digest: called.to_string(), approved: granted.approved }
             }
             Permit::Granted(granted) => Permitted::Edited {
                 arguments: granted.arguments.to_string(),
@@ -164,7 +164,13 @@ async fn permit_once(
         }
     };
     match permitted {
-        Permitted::AsCalled { approved } => Ok(Ok((Bound { approved, ..bound }, earlier))),
+        Permitted::AsCalled { digest, approved }
+            if approved.is_some() && digest != bound.digest.to_string() =>
+        {
+            let told = "denied: the tool changed since this call of it was approved; call it again";
+            Ok(Err(Some(refuse(run, &bound.call, ToolStatus::Denied, told).await?)))
+        }
+        Permitted::AsCalled { approved, .. } => Ok(Ok((Bound { approved, ..bound }, earlier))),
         Permitted::Ended(outcome) => Ok(Err(Some(outcome))),
         Permitted::InDoubt => Ok(Err(None)),
         Permitted::Edited { arguments, digest, approved } => {

@@ -76,7 +76,8 @@ pub fn is_over(state: &ApprovalState) -> bool {
 ///
 /// # Errors
 ///
-/// - [`ErrorKind::Denied`] for a person who may not decide, or a handler that remembers in the name of nobody who may.
+/// - [`ErrorKind::Denied`] for a person who may not decide, for a handler that names the requester where they may not, or
+///   somebody who is not among the approvers where there are some, and for one that remembers in the name of nobody who may.
 /// - [`ErrorKind::InvalidInput`] for edited arguments that are no object, and for terms that are wider than they say.
 /// - [`ErrorKind::Conflict`] for a request that is not pending.
 pub fn decide(
@@ -91,6 +92,15 @@ pub fn decide(
         && !request.may_decide(requester, person)
     {
         return Err(Error::new(ErrorKind::Denied, "who asked for an approval may not give it"));
+    }
+    // A handler may know nobody, or somebody that only it knows of. It may not name one who is known not to be asked.
+    if let Decider::Handler(Some(named)) = decider {
+        let itself = requester.user_id() == Some(named);
+        let stranger = !request.approvers.is_empty() && !request.approvers.contains(named);
+        if if itself { !request.self_approval } else { stranger } {
+            let why = "the handler names somebody who may not decide this request";
+            return Err(Error::new(ErrorKind::Denied, why));
+        }
     }
     let grant = match decision {
         ApprovalDecision::Edit { args } if !args.is_object() => {

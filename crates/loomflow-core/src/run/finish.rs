@@ -102,20 +102,23 @@ async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
     let ctx = &run.ctx;
     let ran = run.clock.running();
     let is_root = run.origin.is_none();
+    // First of all, because also a run that somebody took over gives back what it set aside for itself.
+    if let Some(hold) = run.wall_clock_hold() {
+        let close = run.agent.ledger.close(ctx.scope(), hold, Charge::WallClock(ran));
+        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, close).await.err());
+    }
     if let Some(runtime) = &run.agent.runtime {
         let closed =
             guarded("the runtime", PART_LIMIT, runtime.close(ctx.scope(), &run.lease, ending.status)).await;
-        if closed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+        // Nobody takes over what no journal knows: there its end is told here, or nowhere.
+        let superseded = closed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict);
+        if superseded && runtime.journals() {
             ctx.count("loom.run.superseded", 1, &[]);
             return Ok(());
         }
         count_failure(run, "runtime", closed.err());
     }
     let ledger = &run.agent.ledger;
-    if let Some(hold) = run.wall_clock_hold() {
-        let close = ledger.close(ctx.scope(), hold, Charge::WallClock(ran));
-        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, close).await.err());
-    }
     if is_root && ledger.limits().per_run {
         let ended = guarded("the ledger", PART_LIMIT, ledger.end_run(ctx.scope(), ctx.run_id())).await;
         count_failure(run, "ledger", ended.err());

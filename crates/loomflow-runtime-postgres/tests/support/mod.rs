@@ -161,14 +161,13 @@ async fn plant(url: &str, filed_under: &Owner, owner: &Owner, record: Planted) -
     let done = match record {
         Planted::Request(request) => {
             sqlx::query(
-                "INSERT INTO approvals_requests (partition, namespace, user_id, id, call, asked_at, expires_at,
-                   deciders, body) VALUES ($1, $2, $3, $4, $5, $6, $7, '{}', $8)",
+                "INSERT INTO approvals_requests (partition, namespace, user_id, id, asked_at, expires_at,
+                   deciders, body) VALUES ($1, $2, $3, $4, $5, $6, '{}', $7)",
             )
             .bind(partition)
             .bind(namespace)
             .bind(user)
             .bind(request.id.as_u128().to_be_bytes().to_vec())
-            .bind(request.digest.as_bytes().to_vec())
             .bind(request.requested_at.as_micros())
             .bind(request.expires_at.as_micros())
             .bind(serde_json::to_string(&request).unwrap())

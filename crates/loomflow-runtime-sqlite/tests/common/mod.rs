@@ -87,11 +87,10 @@ pub(crate) async fn plant(conn: &mut SqliteConnection, under: &Owner, owner: &Ow
     let (partition, id) = (under.partition().to_vec(), id.to_be_bytes().to_vec());
     match record {
         Planted::Request(request) => {
-            let insert = sqlx::query("INSERT INTO approvals_requests VALUES (?, ?, ?, ?, ?, ?, 0, NULL)")
+            let insert = sqlx::query("INSERT INTO approvals_requests VALUES (?, ?, ?, ?, ?, 0, NULL)")
                 .bind(partition)
                 .bind(id)
                 .bind(content)
-                .bind(request.digest.as_bytes().to_vec())
                 .bind(request.requested_at.as_micros())
                 .bind(request.expires_at.as_micros());
             insert.execute(conn).await.unwrap();
