@@ -26,10 +26,11 @@ const STORE: &str = "rate_limit:postgres";
 const CHANGE: &str = include_str!("rate_limit.sql");
 const LOOK: &str = "SELECT tats, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000 FROM rate_limits \
     WHERE partition = $1";
-const OVER: &str = "
-WITH now AS MATERIALIZED (SELECT set_config('loomflow.sweep',
-  (extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text, true)::bigint AS now)
-SELECT partition, now FROM now, rate_limits WHERE namespace = $1 AND until <= now ORDER BY until LIMIT 1000";
+/// A statement of its own: within one, a plan may look at the rows before it says as of when.
+const SAY: &str = "SELECT set_config('loomflow.sweep', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text, \
+    true)::bigint";
+const OVER: &str =
+    "SELECT partition FROM rate_limits WHERE namespace = $1 AND until <= $2 ORDER BY until LIMIT 1000";
 const PRUNE: &str = "DELETE FROM rate_limits WHERE partition = ANY($1) AND until <= $2::bigint";
 
 /// After so many decisions of a process, one takes out rows that say nothing any more: up to 1,000 of them.
@@ -285,10 +286,13 @@ impl PostgresRateLimiter {
 
 async fn prune(tx: &mut Transaction, namespace: &Namespace) -> sqlx::Result<()> {
     // Shown what is over, it may change nothing; named, it may.
-    let rows: Vec<(Vec<u8>, i64)> =
-        sqlx::query_as(OVER).bind(namespace.as_str()).fetch_all(tx.conn()).await?;
-    let Some(now) = rows.first().map(|(_, now)| *now) else { return Ok(()) };
-    let partitions: Vec<[u8; 32]> = rows.iter().filter_map(|(p, _)| p.as_slice().try_into().ok()).collect();
+    let now: i64 = sqlx::query_scalar(SAY).fetch_one(tx.conn()).await?;
+    let rows: Vec<Vec<u8>> =
+        sqlx::query_scalar(OVER).bind(namespace.as_str()).bind(now).fetch_all(tx.conn()).await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let partitions: Vec<[u8; 32]> = rows.iter().filter_map(|p| p.as_slice().try_into().ok()).collect();
     let again = Several::new(namespace, &partitions).again();
     tx.conn().execute(sqlx::raw_sql(AssertSqlSafe(again))).await?;
     let rows: Vec<&[u8]> = partitions.iter().map(|p| &p[..]).collect();

@@ -3,7 +3,7 @@
 //!
 //! Every part that a run waits for suspends before and after it does something, so that a crash can fall between any two
 //! effects. Time is the runtime's, which is paused: a schedule that takes days takes no time. What happened is written into a
-//! [`History`](history::History), and a naive oracle reads it afterwards: it shares no code with what it judges.
+//! `History`, and a naive oracle reads it afterwards: it shares no code with what it judges.
 
 mod drive;
 mod history;

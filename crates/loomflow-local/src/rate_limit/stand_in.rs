@@ -5,19 +5,27 @@ use loomflow_core::{
     Amounts, Epoch, Erase, Erased, Error, ErrorKind, ExportStream, RateLimiter, RateRules, Result, Scope,
     Taken, TenantData, resilience::Readiness,
 };
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::StandardRateLimiter;
+
+/// Longer than any call takes that this process's share let through.
+const LONGEST_CALL: Duration = Duration::from_secs(24 * 3_600);
 
 /// A shared limiter, and this process's share of its limits for while it cannot be reached.
 ///
 /// Without this, a limiter that is down refuses: nothing runs. With it, each of `instances` processes goes on at its share of
 /// every rate and burst, counted from a fresh burst of that share. What was taken meanwhile is not told to the shared limiter
-/// when it is back.
+/// when it is back; for a day afterwards it is given nothing back, because nobody knows which call was let through by whom.
 #[derive(Debug)]
 pub struct StandInRateLimiter {
     shared: Arc<dyn RateLimiter>,
     own: StandardRateLimiter,
+    /// When this process's share last let something through.
+    stood_in: Mutex<Option<Instant>>,
 }
 
 impl StandInRateLimiter {
@@ -25,7 +33,7 @@ impl StandInRateLimiter {
     #[must_use]
     pub fn new(shared: Arc<dyn RateLimiter>, instances: u32) -> Self {
         let own = StandardRateLimiter::with_rules(shared.rules().shared_by(instances));
-        Self { shared, own }
+        Self { shared, own, stood_in: Mutex::default() }
     }
 }
 
@@ -42,13 +50,18 @@ fn is_down(error: &Error) -> bool {
 impl RateLimiter for StandInRateLimiter {
     async fn take(&self, scope: &Scope, ask: &Amounts) -> Result<Taken> {
         match self.shared.take(scope, ask).await {
-            Err(error) if is_down(&error) => self.own.take(scope, ask).await,
+            Err(error) if is_down(&error) => {
+                *self.stood_in.lock() = Some(Instant::now());
+                self.own.take(scope, ask).await
+            }
             answer => answer,
         }
     }
 
     async fn settle(&self, scope: &Scope, taken: &Amounts, used: &Amounts) -> Result<()> {
-        match self.shared.settle(scope, taken, used).await {
+        let lately = self.stood_in.lock().is_some_and(|at| at.elapsed() < LONGEST_CALL);
+        let owed = if lately { used.with_tokens(used.tokens.max(taken.tokens)) } else { *used };
+        match self.shared.settle(scope, taken, &owed).await {
             Err(error) if is_down(&error) => self.own.settle(scope, taken, used).await,
             answer => answer,
         }
