@@ -12,11 +12,12 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -124,17 +125,11 @@ fn spawn() -> mpsc::UnboundedSender<Message> {
     let (sender, mut inbox) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut jobs = Jobs::default();
-        loop {
-            tokio::select! {
-                message = inbox.recv() => match message {
-                    Some(message) => jobs.take(message),
-                    None => break,
-                },
-                Some((key, number)) = jobs.running.next() => jobs.ended(key, number),
+        while let Some(next) = jobs.next(&mut inbox).await {
+            match next {
+                Next::Came(message) => jobs.take(message),
+                Next::Ended(key, number) => jobs.ended(key, number),
             }
-        }
-        while let Some((key, number)) = jobs.running.next().await {
-            jobs.ended(key, number);
         }
     });
     sender
@@ -157,7 +152,27 @@ struct Jobs {
     drains: Vec<(u64, oneshot::Sender<()>)>,
 }
 
+enum Next {
+    Came(Message),
+    Ended(u128, u64),
+}
+
 impl Jobs {
+    /// What happens next; nothing more when nobody can hand anything over and everything is finished.
+    async fn next(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>) -> Option<Next> {
+        if self.running.is_empty() {
+            return inbox.recv().await.map(Next::Came);
+        }
+        let came = match select(pin!(inbox.recv()), self.running.next()).await {
+            Either::Left((came, _)) => came,
+            Either::Right((ended, _)) => return ended.map(|(key, number)| Next::Ended(key, number)),
+        };
+        match came {
+            Some(message) => Some(Next::Came(message)),
+            None => self.running.next().await.map(|(key, number)| Next::Ended(key, number)),
+        }
+    }
+
     fn take(&mut self, message: Message) {
         match message {
             Message::Job(key, work, entry) => {
