@@ -18,12 +18,12 @@ pub(crate) use journal::{Journaled, Step};
 
 use crate::agent::AgentInner;
 use crate::audit::{Action, Actor};
-use crate::closer::Slot;
+use crate::closer::{Handoff, Slot, Work};
 use crate::context::RunContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
 use crate::ids::HoldId;
-use crate::ledger::{HoldKey, Warning};
+use crate::ledger::{HearsWarnings, HoldKey, Warning};
 use crate::redact::Redacted;
 use crate::runtime::RunLease;
 use crate::usage::Usage;
@@ -280,9 +280,13 @@ impl RunState {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of caps that reached their warning line: event, audit and metric.
-    pub(crate) async fn warn(&self, warnings: Vec<Warning>) -> Result<()> {
-        if warnings.is_empty() { Ok(()) } else { Box::pin(self.warn_of(warnings)).await }
+    /// Tells of caps that reached their warning line: event, audit and metric. A ledger warns once, so a caller who goes away
+    /// in the middle leaves the rest to the closer.
+    pub(crate) async fn warn(self: &Arc<Self>, warnings: Vec<Warning>) -> Result<()> {
+        if warnings.is_empty() {
+            return Ok(());
+        }
+        Handoff::new(self.slot(), self.clone().hear(warnings)).await
     }
 
     async fn warn_of(&self, warnings: Vec<Warning>) -> Result<()> {
@@ -295,6 +299,12 @@ impl RunState {
             self.emit(|| EventKind::BudgetWarning(warning)).await;
         }
         Ok(())
+    }
+}
+
+impl HearsWarnings for RunState {
+    fn hear(self: Arc<Self>, warnings: Vec<Warning>) -> Work<Result<()>> {
+        Box::pin(async move { self.warn_of(warnings).await })
     }
 }
 
