@@ -1,9 +1,10 @@
 //! The allowance of one process while the server is away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use loomflow_conformance::doubles::FaultyProxy;
-use loomflow_core::{BudgetConfig, Charge, ErrorKind, Hold, HoldKey, Ledger, Reserve, Scope, Usage};
+use loomflow_conformance::doubles::{FaultyProxy, ManualClock};
+use loomflow_core::{BudgetConfig, Charge, ErrorKind, Hold, HoldKey, Ledger, Reserve, Scope, Usage, Window};
 use loomflow_ledger_redis::{Allowance, OnOutage, RedisLedger, RedisLedgerConfig};
 
 use crate::common::{fresh_prefix, held, key, open, refused, spend, url, used, user};
@@ -16,9 +17,12 @@ struct Place {
 }
 
 async fn place(allowance: Allowance) -> Place {
+    place_with(allowance, BudgetConfig::new().max_tokens(10_000).per_user_max_tokens(5_000)).await
+}
+
+async fn place_with(allowance: Allowance, budget: BudgetConfig) -> Place {
     let (url, prefix) = (url("redis-plain"), fresh_prefix());
     let proxy = FaultyProxy::start(&url).await.unwrap();
-    let budget = BudgetConfig::new().max_tokens(10_000).per_user_max_tokens(5_000);
     let config = RedisLedgerConfig::new(proxy.url_like(&url), budget.clone())
         .with_key_prefix(&prefix)
         .with_operation_timeout(Duration::from_millis(800))
@@ -189,4 +193,111 @@ async fn the_queue_is_bounded_and_foreign_holds_are_not_found() {
     assert_eq!(place.used(&ada).await, 2);
     let foreign = place.ledger.close(&ada, theirs.id, used(1, 1)).await.unwrap_err();
     assert_eq!(foreign.kind(), ErrorKind::NotFound);
+}
+
+/// Spends what this process still grants by itself, and returns how much it was.
+async fn spend_all(place: &Place, name: &str) -> u64 {
+    let (scope, mut granted) = (user(name), 0);
+    loop {
+        let hold = Hold::tokens(key(), 1, 20);
+        let Reserve::Held(got) = place.ledger.reserve(&scope, &hold).await.unwrap() else { return granted };
+        place.ledger.sent(&scope, got.id).await.unwrap();
+        place.ledger.close(&scope, got.id, used(1, got.output_tokens)).await.unwrap();
+        granted += 1 + got.output_tokens;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_comes_and_goes_is_no_way_around_a_cap() {
+    let caps = [
+        BudgetConfig::new().max_tokens(200),
+        BudgetConfig::new().per_user_max_tokens(200),
+        BudgetConfig::new().max_tokens(200).window(Window::Hour),
+        BudgetConfig::new().per_user_max_tokens(200).window(Window::Rolling(Duration::from_secs(3_600))),
+    ];
+    for budget in caps {
+        let windowed = budget.window != Window::Lifetime;
+        let mut place = place_with(Allowance::tokens(100, 100), budget.clone()).await;
+        let clock = Arc::new(ManualClock::default());
+        place.ledger = place.ledger.with_clock(clock.clone());
+        place.witness = place.witness.with_clock(clock.clone());
+        spend(&place.ledger, &user("ada"), 100, 0).await;
+        let mut granted = Vec::new();
+        for _ in 0..4 {
+            place.down().await;
+            granted.push(spend_all(&place, "ada").await);
+            place.up().await;
+        }
+        // What fits is replenished, once it is booked; what is beyond the cap is beyond it once.
+        assert_eq!(granted, [100, 100, 0, 0], "{budget:?}");
+        assert_eq!(place.used(&user("ada")).await, 300);
+        if windowed {
+            // Another window is another allowance.
+            clock.advance(Duration::from_secs(7_200));
+            place.down().await;
+            assert_eq!(spend_all(&place, "ada").await, 100);
+            place.up().await;
+            assert_eq!(place.used(&user("ada")).await, 100);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_user_is_over_a_cap_leaves_another_what_is_theirs() {
+    let place = place_with(Allowance::tokens(50, 100), BudgetConfig::new().per_user_max_tokens(60)).await;
+    spend(&place.ledger, &user("ada"), 60, 0).await;
+    let mut granted = Vec::new();
+    for name in ["ada", "bob", "ada", "bob", "cy", "di"] {
+        place.down().await;
+        granted.push(spend_all(&place, name).await);
+        place.up().await;
+    }
+    // What ada and bob spent beyond their caps stays spent, and there is no more for all.
+    assert_eq!(granted, [50, 50, 0, 50, 0, 0]);
+    assert_eq!((place.used(&user("ada")).await, place.used(&user("bob")).await), (110, 100));
+}
+
+#[tokio::test]
+async fn a_close_that_comes_before_the_booking_counts_once() {
+    let place = place(Allowance::tokens(1_000, 1_000)).await;
+    let (ada, lease) = (user("ada"), Duration::from_millis(300));
+    // Here: its lease ran out a moment ago, and the server has not been told.
+    for turn in 1..=3_u64 {
+        place.down().await;
+        let kept = held(&place.ledger, &ada, &Hold::tokens(key(), 30, 0).with_lease(lease)).await;
+        let sent = held(&place.ledger, &ada, &Hold::tokens(key(), 30, 20).with_lease(lease)).await;
+        place.ledger.sent(&ada, sent.id).await.unwrap();
+        place.up().await;
+        tokio::time::sleep(lease).await;
+        for (got, input) in [(kept, 7), (sent, 31)] {
+            assert!(place.ledger.close(&ada, got.id, used(input, 1)).await.unwrap().duplicate);
+        }
+        place.ledger.book().await.unwrap();
+        let usage = place.witness.usage(&ada).await.unwrap();
+        let both = Usage::new(38 * turn, 2 * turn);
+        assert_eq!((usage.used, usage.estimated_tokens, usage.open_holds), (both, 0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_close_by_another_process_before_the_booking_counts_once() {
+    let place = place(Allowance::tokens(1_000, 1_000)).await;
+    let ada = user("ada");
+    place.down().await;
+    let (there, both) = (
+        held(&place.ledger, &ada, &Hold::tokens(key(), 30, 20)).await,
+        held(&place.ledger, &ada, &Hold::tokens(key(), 30, 20)).await,
+    );
+    place.ledger.close(&ada, both.id, used(30, 3)).await.unwrap();
+    // The run goes on in a process that reaches the server.
+    assert!(!place.witness.close(&ada, there.id, used(30, 1)).await.unwrap().duplicate);
+    assert!(!place.witness.close(&ada, both.id, used(30, 3)).await.unwrap().duplicate);
+    assert_eq!(place.used(&ada).await, 31 + 33);
+    place.up().await;
+    place.ledger.close(&ada, there.id, used(30, 1)).await.unwrap();
+    place.ledger.book().await.unwrap();
+    assert_eq!(place.used(&ada).await, 31 + 33, "told of twice, counted once");
+    for got in [there, both] {
+        assert!(place.witness.close(&ada, got.id, used(5, 5)).await.unwrap().duplicate);
+    }
 }
