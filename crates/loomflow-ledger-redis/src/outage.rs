@@ -102,6 +102,7 @@ impl Outage {
     pub(crate) fn reserve(&self, scope: &Scope, id: HoldId, hold: &Hold, now: Timestamp) -> Result<Reserve> {
         let mut guard = self.lock(now);
         let state = &mut *guard;
+        self.tidy(state, now);
         let open: usize = state.accounts.values().map(|account| account.holds.len()).sum();
         if open + state.pending.len() >= self.max_pending || state.accounts.len() >= self.max_pending {
             return Err(Error::new(

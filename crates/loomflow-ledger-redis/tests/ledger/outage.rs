@@ -223,13 +223,13 @@ async fn a_server_that_comes_and_goes_is_no_way_around_a_cap() {
         place.witness = place.witness.with_clock(clock.clone());
         spend(&place.ledger, &user("ada"), 100, 0).await;
         let mut granted = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..3 {
             place.down().await;
             granted.push(spend_all(&place, "ada").await);
             place.up().await;
         }
         // What fits is replenished, once it is booked; what is beyond the cap is beyond it once.
-        assert_eq!(granted, [100, 100, 0, 0], "{budget:?}");
+        assert_eq!(granted, [100, 100, 0], "{budget:?}");
         assert_eq!(place.used(&user("ada")).await, 300);
         if windowed {
             // Another window is another allowance.
@@ -300,4 +300,81 @@ async fn a_close_by_another_process_before_the_booking_counts_once() {
     for got in [there, both] {
         assert!(place.witness.close(&ada, got.id, used(5, 5)).await.unwrap().duplicate);
     }
+}
+
+#[tokio::test]
+async fn what_is_booked_late_counts_in_the_window_it_was_closed_in() {
+    let budget = BudgetConfig::new().max_tokens(1_000).window(Window::Hour);
+    let mut place = place_with(Allowance::tokens(100, 100), budget).await;
+    let clock = Arc::new(ManualClock::default());
+    place.ledger = place.ledger.with_clock(clock.clone());
+    place.witness = place.witness.with_clock(clock.clone());
+    let ada = user("ada");
+    let before = held(&place.ledger, &ada, &Hold::tokens(key(), 20, 20)).await;
+    place.down().await;
+    spend(&place.ledger, &ada, 30, 0).await;
+    let guess = Charge::Used { usage: Usage::new(6, 1), estimated: true };
+    place.ledger.close(&ada, before.id, guess).await.unwrap();
+    clock.advance(Duration::from_secs(120));
+    place.up().await;
+    let usage = place.witness.usage(&ada).await.unwrap();
+    assert_eq!((usage.used.total_tokens(), usage.estimated_tokens, usage.held_tokens), (37, 7, 0));
+    place.down().await;
+    spend(&place.ledger, &ada, 40, 0).await;
+    clock.advance(Duration::from_secs(3_600));
+    place.up().await;
+    assert_eq!(place.used(&ada).await, 0, "its hour is over");
+}
+
+#[tokio::test]
+async fn a_hold_of_the_allowance_is_held_once_when_the_server_is_back() {
+    let place = place(Allowance::tokens(100, 100)).await;
+    let (ada, bob, hold) = (user("ada"), user("bob"), Hold::tokens(key(), 10, 10));
+    place.down().await;
+    let got = held(&place.ledger, &ada, &hold).await;
+    place.up().await;
+    assert_eq!(held(&place.ledger, &ada, &hold).await.id, got.id);
+    assert_eq!(place.witness.usage(&ada).await.unwrap().open_holds, 0, "it is not the server's");
+    // Another's of the same key, and another of the same user, are the server's.
+    held(&place.ledger, &bob, &hold).await;
+    held(&place.ledger, &ada, &Hold::tokens(key(), 1, 1)).await;
+    for scope in [&ada, &bob] {
+        assert_eq!(place.witness.usage(scope).await.unwrap().open_holds, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_granted_is_booked_although_nobody_calls() {
+    let place = place(Allowance::tokens(100, 100)).await;
+    let (ada, bob) = (user("ada"), user("bob"));
+    let before = held(&place.ledger, &bob, &Hold::tokens(key(), 5, 5)).await;
+    place.down().await;
+    spend(&place.ledger, &ada, 4, 4).await;
+    place.ledger.close(&bob, before.id, used(3, 0)).await.unwrap();
+    place.proxy.refuse(false);
+    for _ in 0..600 {
+        if place.used(&ada).await + place.used(&bob).await == 11 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((place.used(&ada).await, place.used(&bob).await), (8, 3));
+}
+
+#[tokio::test]
+async fn whoever_is_over_in_a_window_that_ended_takes_nobodys_place() {
+    let budget = BudgetConfig::new().per_user_max_tokens(1).window(Window::Hour);
+    let mut place = place_with(Allowance::tokens(10, 1_000).with_max_pending(3), budget).await;
+    let clock = Arc::new(ManualClock::default());
+    place.ledger = place.ledger.with_clock(clock.clone());
+    place.down().await;
+    for name in ["ada", "bob", "cy"] {
+        spend(&place.ledger, &user(name), 5, 0).await;
+        place.up().await;
+        place.down().await;
+    }
+    let (di, hold) = (user("di"), Hold::tokens(key(), 5, 0));
+    assert_eq!(place.ledger.reserve(&di, &hold).await.unwrap_err().kind(), ErrorKind::Capacity);
+    clock.advance(Duration::from_secs(3_600));
+    held(&place.ledger, &di, &hold).await;
 }
