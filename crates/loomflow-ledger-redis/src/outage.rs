@@ -149,7 +149,8 @@ impl Outage {
         let settled = account.close(&self.books, now, &mut state.all, id, charge, true);
         account.holds.remove(&id);
         let used = Totals::charged(charge);
-        if settled.is_ok() && !used.is_zero() {
+        // A refund is told as well: the server would take a late charge of a hold it does not know for one that it lost.
+        if settled.is_ok() {
             let estimated = matches!(charge, Charge::Used { estimated: true, .. }).then_some(false);
             let (key, granted, window) = (record.key, record.granted.tokens(), account.user.window);
             let what = What::Charge { key, granted, closed: now, window, estimated };

@@ -213,6 +213,8 @@ async fn an_estimate_is_corrected_in_the_window_it_was_charged_in_whatever_the_w
     let late = held(&hourly, &ada, &late).await;
     hourly.sent(&ada, late.id).await.unwrap();
 
+    let across = held(&hourly, &ada, &Hold::tokens(key(), 30, 20)).await;
+
     let daily = with(Window::Day).await;
     assert_eq!(used_by(&daily).await, 22, "nothing is given back");
     // What the rules in core say of the hour that is over: nothing that counts now changes.
@@ -220,6 +222,11 @@ async fn an_estimate_is_corrected_in_the_window_it_was_charged_in_whatever_the_w
     assert_eq!(used_by(&daily).await, 22, "its hour was over before the day began to count");
     daily.reconcile(&ada, running.id, Usage::new(100, 0)).await.unwrap();
     assert_eq!(used_by(&daily).await, 107, "its hour is counted in this day, and so is what it lacked");
+
+    // Reserved in an hour and charged in a day, it is of the day.
+    daily.close(&ada, across.id, guessed(20, 0)).await.unwrap();
+    daily.reconcile(&ada, across.id, Usage::new(3, 0)).await.unwrap();
+    assert_eq!(used_by(&daily).await, 110);
 
     // A lease that ran out in January is of January, also where the first to look is of February.
     let monthly = with(Window::Month).await;
@@ -245,7 +252,9 @@ async fn a_lifetime_that_becomes_a_window_keeps_its_estimates() {
         assert_eq!(ledger.estimates(&ada).await.unwrap().len(), n + 1, "{window}");
         for key in all_keys(&mut raw, &prefix).await {
             if key.contains(":u:") || key.contains(":e:") {
-                assert_eq!(pttl(&mut raw, &key).await > 0, window != Window::Lifetime, "{window} {key}");
+                let (left, day) = (pttl(&mut raw, &key).await, 86_400_000);
+                let kept = if window == Window::Lifetime { -1..0 } else { 34 * day..35 * day + 1 };
+                assert!(kept.contains(&left), "{window} {key}: {left}");
             }
         }
     }

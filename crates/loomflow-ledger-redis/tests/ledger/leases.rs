@@ -88,6 +88,10 @@ async fn idle_for(idle: Duration) {
     let ledger = open(&url, &prefix, budget).await.with_clock(clock.clone());
     let (ada, bob) = (user("ada"), user("bob"));
     let hold = || Hold::tokens(key(), 30, 10).with_min_output(10);
+    let guessed = held(&ledger, &ada, &Hold::tokens(key(), 1, 1)).await;
+    let guess = Charge::Used { usage: Usage::new(1, 1), estimated: true };
+    ledger.close(&ada, guessed.id, guess).await.unwrap();
+    clock.advance(Duration::from_secs(1));
     let (kept, sent) = (held(&ledger, &ada, &hold()).await, held(&ledger, &ada, &hold()).await);
     ledger.sent(&ada, sent.id).await.unwrap();
     // The counter of all is moved on by another; that of the user is not.
@@ -101,8 +105,8 @@ async fn idle_for(idle: Duration) {
     held(&ledger, &bob, &Hold::tokens(key(), 100, 0)).await;
     let listed = ledger.estimates(&ada).await.unwrap();
     let listed: Vec<_> = listed.into_iter().map(|one| one.open(&ada).unwrap()).collect();
-    assert_eq!(listed.len(), 1, "what was sent was charged");
-    assert_eq!((listed[0].hold, listed[0].charged), (sent.id, Usage::new(30, 10)));
+    assert_eq!(listed.len(), 2, "what was sent was charged, and the estimate of before is there");
+    assert_eq!((listed[1].hold, listed[1].charged), (sent.id, Usage::new(30, 10)));
     assert!(ledger.close(&ada, kept.id, used(30, 10)).await.unwrap().duplicate);
     // And nothing stays for ever on its account.
     for key in all_keys(&mut raw, &prefix).await {

@@ -7,13 +7,14 @@ use loomflow_conformance::doubles::{FaultyProxy, ManualClock};
 use loomflow_core::{BudgetConfig, Charge, ErrorKind, Hold, HoldKey, Ledger, Reserve, Scope, Usage, Window};
 use loomflow_ledger_redis::{Allowance, OnOutage, RedisLedger, RedisLedgerConfig};
 
-use crate::common::{fresh_prefix, held, key, open, refused, spend, url, used, user};
+use crate::common::{all_keys, fresh_prefix, held, key, open, pttl, raw, refused, spend, url, used, user};
 
 struct Place {
     proxy: FaultyProxy,
     ledger: RedisLedger,
     /// Another process, which reaches the server all the time.
     witness: RedisLedger,
+    prefix: String,
 }
 
 async fn place(allowance: Allowance) -> Place {
@@ -29,7 +30,7 @@ async fn place_with(allowance: Allowance, budget: BudgetConfig) -> Place {
         .with_connect_timeout(Duration::from_millis(800))
         .with_on_outage(OnOutage::Allow(allowance));
     let ledger = RedisLedger::connect(config).await.unwrap();
-    Place { proxy, ledger, witness: open(&url, &prefix, budget).await }
+    Place { proxy, ledger, witness: open(&url, &prefix, budget).await, prefix }
 }
 
 impl Place {
@@ -319,6 +320,7 @@ async fn what_is_booked_late_counts_in_the_window_it_was_closed_in() {
     place.up().await;
     let usage = place.witness.usage(&ada).await.unwrap();
     assert_eq!((usage.used.total_tokens(), usage.estimated_tokens, usage.held_tokens), (37, 7, 0));
+    assert_eq!(place.witness.estimates(&ada).await.unwrap().len(), 1, "and that it is one");
     place.down().await;
     spend(&place.ledger, &ada, 40, 0).await;
     clock.advance(Duration::from_secs(3_600));
@@ -377,4 +379,36 @@ async fn whoever_is_over_in_a_window_that_ended_takes_nobodys_place() {
     assert_eq!(place.ledger.reserve(&di, &hold).await.unwrap_err().kind(), ErrorKind::Capacity);
     clock.advance(Duration::from_secs(3_600));
     held(&place.ledger, &di, &hold).await;
+}
+
+#[tokio::test]
+async fn what_was_given_back_during_an_outage_is_closed_for_good() {
+    let place = place_with(Allowance::tokens(100, 100), BudgetConfig::new().window(Window::Hour)).await;
+    let (ada, bob) = (user("ada"), user("bob"));
+    place.down().await;
+    let refunded = held(&place.ledger, &ada, &Hold::tokens(key(), 40, 40)).await;
+    place.ledger.close(&ada, refunded.id, Charge::Refund).await.unwrap();
+    let nothing = held(&place.ledger, &ada, &Hold::tokens(key(), 40, 40)).await;
+    place.ledger.close(&ada, nothing.id, used(0, 0)).await.unwrap();
+    let lease = Duration::from_millis(100);
+    let left = held(&place.ledger, &bob, &Hold::tokens(key(), 40, 0).with_lease(lease)).await;
+    tokio::time::sleep(lease).await;
+    assert_eq!(
+        held(&place.ledger, &ada, &Hold::tokens(key(), 50, 50)).await.output_tokens,
+        50,
+        "all is there"
+    );
+    place.up().await;
+    let mut raw = raw(&url("redis-plain")).await;
+    for key in all_keys(&mut raw, &place.prefix).await {
+        assert!(pttl(&mut raw, &key).await > 0 || key.ends_with(":ledger"), "{key}");
+    }
+    for got in [refunded, nothing] {
+        assert!(place.ledger.close(&ada, got.id, used(9, 9)).await.unwrap().duplicate);
+        assert!(place.witness.close(&ada, got.id, used(9, 9)).await.unwrap().duplicate);
+    }
+    assert_eq!(place.used(&ada).await, 0);
+    // What its lease ended was not told, and its truth counts still.
+    assert!(place.witness.close(&bob, left.id, used(7, 0)).await.unwrap().duplicate);
+    assert_eq!(place.used(&bob).await, 7);
 }
