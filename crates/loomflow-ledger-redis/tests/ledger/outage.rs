@@ -383,8 +383,9 @@ async fn whoever_is_over_in_a_window_that_ended_takes_nobodys_place() {
 
 #[tokio::test]
 async fn what_was_given_back_during_an_outage_is_closed_for_good() {
-    let place = place_with(Allowance::tokens(100, 100), BudgetConfig::new().window(Window::Hour)).await;
+    let place = place_with(Allowance::tokens(100, 100), BudgetConfig::new().window(Window::Month)).await;
     let (ada, bob) = (user("ada"), user("bob"));
+    spend(&place.ledger, &bob, 1, 0).await;
     place.down().await;
     let refunded = held(&place.ledger, &ada, &Hold::tokens(key(), 40, 40)).await;
     place.ledger.close(&ada, refunded.id, Charge::Refund).await.unwrap();
@@ -410,5 +411,5 @@ async fn what_was_given_back_during_an_outage_is_closed_for_good() {
     assert_eq!(place.used(&ada).await, 0);
     // What its lease ended was not told, and its truth counts still.
     assert!(place.witness.close(&bob, left.id, used(7, 0)).await.unwrap().duplicate);
-    assert_eq!(place.used(&bob).await, 7);
+    assert_eq!(place.used(&bob).await, 8);
 }
