@@ -49,7 +49,7 @@ async fn admitted(
             return Err(error);
         }
     };
-    let slot = run.slot().await?;
+    let slot = run.slot();
     let reservation = reservation.sent().await?;
     let mut promise = RecordPromise::new(run.clone(), slot, Called::Embedding, input, embedder.price());
     let made = embedder.embed(&run.ctx, AdmittedEmbed::seal(texts, purpose)).await;

@@ -13,7 +13,9 @@ use crate::closer::{Handoff, Slot, Work};
 use crate::door::rate::{Pass, admit_call};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::ledger::{Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled};
+use crate::ledger::{
+    Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled, close,
+};
 use crate::r#loop::Reply;
 use crate::message::ToolCall;
 use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
@@ -108,7 +110,7 @@ async fn attempt(
         }
     };
     request.max_output_tokens = reservation.output_tokens();
-    let slot = run.slot().await?;
+    let slot = run.slot();
     let key = reservation.key();
     let mut reservation = reservation.sent().await?;
     let mut promise = RecordPromise::new(run.clone(), slot, Called::Turn { attempt }, input, model.price());
@@ -191,7 +193,7 @@ pub(crate) struct SetAside {
 /// Asks the ledger to set something aside. A caller who goes away before the answer is there leaves no hold behind: the closer
 /// waits for the answer and gives back what was granted.
 pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
-    let slot = run.slot().await?;
+    let slot = run.slot();
     let (ledger, scope) = (run.agent.ledger.clone(), run.ctx.scope().dup());
     let asking: Work<(Arc<dyn Ledger>, Scope, Result<Reserve>)> = Box::pin(async move {
         let answer = ledger.reserve(&scope, &hold).await;
@@ -201,7 +203,7 @@ pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
         Box::pin(async move {
             if let Ok(Reserve::Held(granted)) = answer {
                 // What cannot be given back is given back by the end of its lease.
-                drop(ledger.close(&scope, granted.id, Charge::Refund).await);
+                drop(close(ledger, scope, granted.id, Charge::Refund).await);
             }
         })
     });

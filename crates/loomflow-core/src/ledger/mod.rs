@@ -1,11 +1,13 @@
 //! Quota as plain data: what a ledger backend implements, and the type-state wrapper the model door uses.
 
+mod closing;
 mod config;
 mod reservation;
 mod types;
 
 use async_trait::async_trait;
 
+pub(crate) use closing::{CLOSING_LIMIT, close};
 pub use config::{BudgetConfig, Caps, Window};
 pub(crate) use reservation::HoldTicket;
 pub use reservation::{Held, Phase, Reservation, Sent};

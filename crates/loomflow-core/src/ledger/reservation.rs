@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::closer::{Handoff, Slot};
 use crate::error::Result;
 use crate::ids::HoldId;
-use crate::ledger::{Charge, HoldKey, Ledger, Settled};
+use crate::ledger::{Charge, HoldKey, Ledger, Settled, close};
 use crate::scope::Scope;
 use crate::usage::{Price, Usage};
 
@@ -135,7 +135,8 @@ impl Reservation<Sent> {
     ///
     /// # Errors
     ///
-    /// Whatever the ledger fails with; the hold's lease then charges the estimate.
+    /// Whatever the ledger fails with, after trying for a while where that may help; the hold's lease then charges the
+    /// estimate.
     pub async fn settle(self, usage: Option<Usage>) -> Result<Settled> {
         self.settle_and_tell(usage).1.await
     }
@@ -166,7 +167,7 @@ impl Open {
 
     fn close(self, charge: Charge) -> Handoff<Result<Settled>> {
         let Self { ledger, scope, hold, slot, .. } = self;
-        Handoff::new(slot, Box::pin(async move { ledger.close(&scope, hold, charge).await }))
+        Handoff::new(slot, Box::pin(close(ledger, scope, hold, charge)))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
 use crate::door::guarded;
 use crate::error::{ErrorKind, Result};
-use crate::ledger::Charge;
+use crate::ledger::{Charge, close};
 use crate::result::RunStatus;
 use crate::run::{Latch, RunState};
 
@@ -104,8 +104,11 @@ async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
     let is_root = run.origin.is_none();
     // First of all, because also a run that somebody took over gives back what it set aside for itself.
     if let Some(hold) = run.wall_clock_hold() {
-        let close = run.agent.ledger.close(ctx.scope(), hold, Charge::WallClock(ran));
-        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, close).await.err());
+        let ledger = run.agent.ledger.clone();
+        let closing = close(ledger, ctx.scope().dup(), hold, Charge::WallClock(ran));
+        // A ledger that is down for longer keeps no run from its record: the closer goes on with it.
+        let closing = Handoff::new(run.slot(), Box::pin(closing));
+        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, closing).await.err());
     }
     if let Some(runtime) = &run.agent.runtime {
         let closed =

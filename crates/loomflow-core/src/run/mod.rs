@@ -212,20 +212,21 @@ impl RunState {
         }
     }
 
-    /// Which of the closer's lanes is this run's: one for a whole tree of runs, so that its records keep their order.
-    pub(crate) fn lane(&self) -> u128 {
+    /// Under which key the closer has what this run leaves behind: one for a whole tree of runs, so that its records keep
+    /// their order.
+    pub(crate) fn closing_key(&self) -> u128 {
         self.root().ctx.run_id().as_u128()
     }
 
-    /// A place in the closer's queue, in this run's lane.
-    pub(crate) async fn slot(&self) -> Result<Slot> {
-        self.agent.closer.slot(self.lane()).await
+    /// A place in the closer's queue, under this run's key.
+    pub(crate) fn slot(&self) -> Slot {
+        self.agent.closer.slot(self.closing_key())
     }
 
     /// Waits, for at most `limit`, until what dropped futures of this run's tree left behind is settled and recorded, so that
     /// what is recorded next comes after it and says what was used.
     pub(crate) async fn settled(&self, limit: Duration) {
-        if tokio::time::timeout(limit, self.agent.closer.barrier(self.lane())).await.is_err() {
+        if tokio::time::timeout(limit, self.agent.closer.barrier(self.closing_key())).await.is_err() {
             self.ctx.count("loom.finish.errors", 1, &[("store", "closer")]);
         }
     }
