@@ -7,7 +7,9 @@ use loomflow_conformance::doubles::{FaultyProxy, ManualClock};
 use loomflow_core::{BudgetConfig, Charge, ErrorKind, Hold, HoldKey, Ledger, Reserve, Scope, Usage, Window};
 use loomflow_ledger_redis::{Allowance, OnOutage, RedisLedger, RedisLedgerConfig};
 
-use crate::common::{all_keys, fresh_prefix, held, key, open, pttl, raw, refused, spend, url, used, user};
+use crate::common::{
+    all_keys, fresh_prefix, go_back, held, key, open, pttl, raw, refused, snapshot, spend, url, used, user,
+};
 
 struct Place {
     proxy: FaultyProxy,
@@ -412,4 +414,23 @@ async fn what_was_given_back_during_an_outage_is_closed_for_good() {
     // What its lease ended was not told, and its truth counts still.
     assert!(place.witness.close(&bob, left.id, used(7, 0)).await.unwrap().duplicate);
     assert_eq!(place.used(&bob).await, 8);
+}
+
+#[tokio::test]
+async fn a_hold_that_was_lost_in_the_outage_is_charged_when_its_close_is_booked() {
+    let place = place(Allowance::tokens(100, 100)).await;
+    let ada = user("ada");
+    spend(&place.ledger, &ada, 1, 1).await;
+    let mut raw = raw(&url("redis-plain")).await;
+    let before = snapshot(&mut raw, &place.prefix).await;
+    let got = held(&place.ledger, &ada, &Hold::tokens(key(), 20, 20)).await;
+    place.ledger.sent(&ada, got.id).await.unwrap();
+    place.down().await;
+    place.ledger.close(&ada, got.id, used(20, 3)).await.unwrap();
+    go_back(&mut raw, &place.prefix, &before).await;
+    place.up().await;
+    let usage = place.witness.usage(&ada).await.unwrap();
+    assert_eq!((usage.used.total_tokens(), usage.held_tokens), (25, 0));
+    assert!(place.witness.close(&ada, got.id, used(20, 3)).await.unwrap().duplicate);
+    assert_eq!(place.used(&ada).await, 25);
 }

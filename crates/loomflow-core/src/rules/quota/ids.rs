@@ -35,7 +35,7 @@ impl HoldIds {
     }
 
     /// A fresh id of a hold of `owner` that says when it was drawn: the first 32 of the 80 bits are the second since 1970 (0
-    /// for a time before, the largest for one after 2106), and 48 are random.
+    /// for a time before, the largest for one after 2106), and the other 48 are random.
     #[must_use]
     pub fn draw_at(&self, owner: &Owner, now: Timestamp) -> HoldId {
         let second = u32::try_from(now.as_micros().max(0) / 1_000_000).unwrap_or(u32::MAX);
