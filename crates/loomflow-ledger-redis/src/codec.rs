@@ -58,6 +58,10 @@ impl Args {
         self
     }
 
+    pub(crate) fn flag(&mut self, set: bool) -> &mut Self {
+        self.text(if set { "1" } else { "" })
+    }
+
     /// The amounts and the price of a hold.
     pub(crate) fn ask(&mut self, ask: &Ask) -> Result<&mut Self> {
         if ask.input > MAX_COUNT {

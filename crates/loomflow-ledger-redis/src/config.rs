@@ -40,8 +40,8 @@ pub struct RedisLedgerConfig {
     /// The most exchanges that are under way at once; one more waits. 256 by default.
     #[serde(default = "loomflow_support_redis::defaults::max_in_flight")]
     pub max_in_flight: usize,
-    /// For how long after the end of its window a counter is kept, so that holds which are open then find it. A hold with
-    /// a longer lease keeps it longer. A day by default.
+    /// For how long after the end of its window a counter is kept. One with an open hold stays until that is settled,
+    /// however long its lease. A day by default.
     #[serde(default = "longest_lease", deserialize_with = "loomflow_core::settings::seconds")]
     pub longest_lease: Duration,
     /// Whether an operation is answered only when the server has written it to its disk: `WAITAOF 1 0`, which needs
@@ -64,8 +64,9 @@ pub enum OnOutage {
     Allow(Allowance),
 }
 
-/// What one process may grant by itself during one outage (and, under a window, in each window of it). With `n` processes the caps
-/// can be exceeded by `n` times [`Allowance::in_all`], and by no more.
+/// What one process may grant by itself while the server is away. What was spent of it is there again when it is booked within
+/// the caps; what was booked beyond them stays spent until its window ends, so that a server which comes and goes multiplies
+/// nothing. With `n` processes the caps can be exceeded by `n` times [`Allowance::in_all`] in a window, and by no more.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Allowance {
@@ -133,7 +134,7 @@ impl RedisLedgerConfig {
 
     loomflow_support_redis::redis_setters!();
 
-    /// Sets for how long after the end of its window a counter is kept for holds that are open then.
+    /// Sets for how long after the end of its window a counter is kept.
     #[must_use]
     pub fn with_longest_lease(mut self, lease: Duration) -> Self {
         self.longest_lease = lease;

@@ -104,18 +104,19 @@ impl RedisLedger {
         let closed = |_| Error::new(ErrorKind::Internal, "nobody closes this semaphore");
         let _turn = outage.turn.acquire().await.map_err(closed)?;
         while let Some(pending) = outage.next(self.now()) {
-            self.book_one(&pending).await?;
-            outage.booked(pending.hold, self.now());
+            let fits = self.book_one(&pending).await?;
+            outage.booked(&pending, fits, self.now());
         }
         Ok(())
     }
 
-    async fn book_one(&self, pending: &Pending) -> Result<()> {
+    /// Tells one, and says whether every cap that it counts against is kept.
+    async fn book_one(&self, pending: &Pending) -> Result<bool> {
         let Pending { owner, epoch, hold, used, what } = pending;
         let mut args = self.args(owner)?;
         args.hold(*hold);
         let script = match what {
-            What::Charge { key, granted, closed, estimated } => {
+            What::Charge { key, granted, closed, estimated, .. } => {
                 let state = estimated.map_or("", |expired| if expired { "3" } else { "2" });
                 args.run(key.run).number(key.seq.into()).text(&moment(*closed)?).text(state).number(*granted);
                 args.name(owner, *epoch).totals(used);
@@ -123,10 +124,12 @@ impl RedisLedger {
             }
             What::Close { estimated } => {
                 args.text(if *estimated { "estimated" } else { "told" }).totals(used);
+                args.flag(self.shared.ids.granted(owner, *hold));
                 &scripts::CLOSE
             }
         };
-        self.run("book", script, owner, &args).await.map(drop)
+        let mut reply = self.run("book", script, owner, &args).await?;
+        Ok(matches!(what, What::Close { .. }) || reply.number()? == 0)
     }
 
     /// The allowance, where something was granted out of it that is not booked, and the server is still away.
@@ -138,6 +141,14 @@ impl RedisLedger {
             Ok(()) => Ok(None),
             Err(e) if is_outage(&e) => Ok(Some(outage)),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Books before anything else where a charge of this hold waits for it: the server would not know the hold.
+    async fn told_of(&self, hold: HoldId) -> Result<()> {
+        match self.own().filter(|outage| outage.is_pending(hold, self.now())) {
+            Some(_) => self.book().await,
+            None => Ok(()),
         }
     }
 
@@ -179,7 +190,8 @@ impl RedisLedger {
 
     fn reserve_here(&self, outage: &Outage, scope: &Scope, hold: &Hold) -> Result<Reserve> {
         self.wait_for_server(outage);
-        outage.reserve(scope, self.shared.ids.draw(scope.owner()), hold, self.now())
+        let now = self.now();
+        outage.reserve(scope, self.shared.ids.draw_at(scope.owner(), now), hold, now)
     }
 
     /// The arguments that every script begins with.
@@ -233,7 +245,7 @@ impl RedisLedger {
         let ask = self.shared.books.ask(hold)?;
         let owner = scope.owner();
         let mut args = self.args(owner)?;
-        args.hold(self.shared.ids.draw(owner)).run(hold.key.run).number(hold.key.seq.into());
+        args.hold(self.shared.ids.draw_at(owner, self.now())).run(hold.key.run).number(hold.key.seq.into());
         args.bytes(&ask.terms().as_bytes()[..16]).micros(hold.lease);
         args.ask(&ask)?.name(owner, scope.epoch().get());
         let mut reply =
@@ -321,13 +333,14 @@ impl RedisLedger {
         used: &Totals,
     ) -> Result<Settled> {
         let mut args = self.args(scope.owner())?;
-        args.hold(hold).text(word).totals(used);
+        let granted = self.shared.ids.granted(scope.owner(), hold);
+        args.hold(hold).text(word).totals(used).flag(granted);
         let mut reply = self.run(operation, &scripts::CLOSE, scope.owner(), &args).await?;
         match &*reply.word {
             "settled" => reply.settled(),
             "open" => Err(Error::new(ErrorKind::Conflict, "the hold is open: its call has not ended yet")),
-            // Closed long ago, or never there: the id itself says which.
-            _ if self.shared.ids.granted(scope.owner(), hold) => {
+            // Closed, or never there: the id itself says which.
+            _ if granted => {
                 let mut settled = Settled::default();
                 settled.duplicate = true;
                 Ok(settled)
@@ -399,7 +412,11 @@ impl Ledger for RedisLedger {
         if let Some(settled) = self.own().and_then(|outage| outage.close(scope, hold, &charge, self.now())) {
             return settled;
         }
-        match self.finish("close", scope, hold, word, &Totals::charged(&charge)).await {
+        let answer = match self.told_of(hold).await {
+            Ok(()) => self.finish("close", scope, hold, word, &Totals::charged(&charge)).await,
+            Err(e) => Err(e),
+        };
+        match answer {
             Err(e) => match self.allowance(&e) {
                 // Only what was granted to this user is worth keeping.
                 Some(outage)

@@ -41,6 +41,8 @@ pub(crate) enum What {
         /// Tokens that were granted.
         granted: u64,
         closed: Timestamp,
+        /// The window in which it was taken from the allowance.
+        window: i64,
         /// Of an estimate: whether the lease ran out.
         estimated: Option<bool>,
     },
@@ -100,6 +102,7 @@ impl Outage {
     pub(crate) fn reserve(&self, scope: &Scope, id: HoldId, hold: &Hold, now: Timestamp) -> Result<Reserve> {
         let mut guard = self.lock(now);
         let state = &mut *guard;
+        self.tidy(state, now);
         let open: usize = state.accounts.values().map(|account| account.holds.len()).sum();
         if open + state.pending.len() >= self.max_pending || state.accounts.len() >= self.max_pending {
             return Err(Error::new(
@@ -112,7 +115,7 @@ impl Outage {
         let account = state.accounts.entry(owner.clone()).or_insert_with(|| Account::new(&self.books, now));
         let answer = account.reserve(&self.books, now, &mut state.all, id, hold);
         state.epochs.insert(owner, scope.epoch().get());
-        self.tidy(state);
+        self.tidy(state, now);
         answer
     }
 
@@ -146,14 +149,15 @@ impl Outage {
         let settled = account.close(&self.books, now, &mut state.all, id, charge, true);
         account.holds.remove(&id);
         let used = Totals::charged(charge);
-        if settled.is_ok() && !used.is_zero() {
+        // A refund is told as well: the server would take a late charge of a hold it does not know for one that it lost.
+        if settled.is_ok() {
             let estimated = matches!(charge, Charge::Used { estimated: true, .. }).then_some(false);
-            let what =
-                What::Charge { key: record.key, granted: record.granted.tokens(), closed: now, estimated };
+            let (key, granted, window) = (record.key, record.granted.tokens(), account.user.window);
+            let what = What::Charge { key, granted, closed: now, window, estimated };
             let (owner, epoch) = (scope.owner().clone(), scope.epoch().get());
             state.pending.push_back(Pending { owner, epoch, hold: id, used, what });
         }
-        self.tidy(state);
+        self.tidy(state, now);
         Some(settled)
     }
 
@@ -168,7 +172,7 @@ impl Outage {
         let what = What::Close { estimated: matches!(charge, Charge::Used { estimated: true, .. }) };
         let (owner, epoch) = (scope.owner().clone(), scope.epoch().get());
         state.pending.push_back(Pending { owner, epoch, hold: id, used: Totals::charged(charge), what });
-        self.tidy(state);
+        self.tidy(state, now);
         true
     }
 
@@ -195,13 +199,27 @@ impl Outage {
         self.lock(now).pending.front().cloned()
     }
 
-    /// The next was booked. When all was, and no hold is open, the outage is over: the next one has an allowance of its own.
-    pub(crate) fn booked(&self, hold: HoldId, now: Timestamp) {
-        let mut state = self.lock(now);
-        if state.pending.front().is_some_and(|pending| pending.hold == hold) {
+    /// Whether a charge or a close of this hold waits to be booked.
+    pub(crate) fn is_pending(&self, hold: HoldId, now: Timestamp) -> bool {
+        self.lock(now).pending.iter().any(|pending| pending.hold == hold)
+    }
+
+    /// The next was booked. What fitted into the caps is replenished; what did not stays spent until its window ends, or a
+    /// server that comes and goes would give each time what is beyond the caps.
+    pub(crate) fn booked(&self, booked: &Pending, fits: bool, now: Timestamp) {
+        let mut guard = self.lock(now);
+        let state = &mut *guard;
+        if state.pending.front().is_some_and(|pending| pending.hold == booked.hold) {
             state.pending.pop_front();
+            if let (What::Charge { window, .. }, true) = (&booked.what, fits) {
+                let periods = &self.books.periods;
+                state.all.uncharge(periods, *window, &booked.used);
+                if let Some(account) = state.accounts.get_mut(&booked.owner) {
+                    account.user.uncharge(periods, *window, &booked.used);
+                }
+            }
         }
-        self.tidy(&mut state);
+        self.tidy(state, now);
     }
 
     /// The state, after the leases of this process's own holds that ran out were closed.
@@ -216,8 +234,8 @@ impl Outage {
                 let Some(hold) = account.holds.remove(&id) else { continue };
                 let HoldState::Estimated { charged, expired } = hold.state else { continue };
                 let (granted, epoch) = (hold.granted.tokens(), state.epochs.get(owner).copied().unwrap_or(0));
-                let what =
-                    What::Charge { key: hold.key, granted, closed: hold.expires, estimated: Some(expired) };
+                let (closed, window) = (hold.expires, hold.window);
+                let what = What::Charge { key: hold.key, granted, closed, window, estimated: Some(expired) };
                 let owner = owner.clone();
                 state.pending.push_back(Pending { owner, epoch, hold: id, used: charged, what });
             }
@@ -226,13 +244,14 @@ impl Outage {
     }
 
     /// Lets go of what nothing hangs on.
-    fn tidy(&self, state: &mut State) {
+    fn tidy(&self, state: &mut State, now: Timestamp) {
         let open = state.accounts.values().any(|account| !account.holds.is_empty());
-        if !open && state.pending.is_empty() {
-            *state = State::default();
-        }
+        let Books { periods, global, user, .. } = &self.books;
+        let window = periods.number(now);
         let blank = |cell: &Cell| cell.used.is_zero() && cell.held == Default::default();
+        state.all.roll(periods, global, window);
         state.accounts.retain(|_, account| {
+            account.user.roll(periods, user, window);
             account.runs.retain(|_, run| !blank(&run.cell));
             !(account.holds.is_empty() && blank(&account.user))
         });

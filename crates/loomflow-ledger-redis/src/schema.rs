@@ -10,8 +10,9 @@
 //! | `r:<p>:<run>` | hash | a run's counter |
 //! | `e:<p>` | sorted set | a user's estimates by when they were made |
 //! | `due` | sorted set | open holds of the namespace by the end of their lease |
-//! | `x:<p>` | string | the epoch of the erasure of a user's name; never expires |
-//! | `b:<p>:<id>` | string | a charge of an outage that was booked |
+//! | `x:<p>` | string | the epoch of the erasure of a user's name. Never expires: nothing bounds how long a scope from before it lives |
+//! | `b:<p>:<id>` | string | the charge of a hold that the server never kept is counted: of an outage, or lost in a crash |
+//! | `z:<minute>` | set | which of the holds that were drawn in a minute ended |
 //!
 //! Rate limits have keys beside these: `prefix:{<..>}:rate:<p>` and `..:rate:all`, hashes from a resource to when its limit is whole
 //! again, which expire then.
@@ -27,7 +28,7 @@ use loomflow_core::{Digest, Error, ErrorKind, Namespace, Owner, Result};
 use loomflow_support_redis::{Keys, Link};
 
 /// The version of the form above.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Names keys.
 #[derive(Clone, Debug)]
@@ -131,9 +132,9 @@ mod tests {
     #[test]
     fn a_ledger_of_another_version_is_refused() {
         let secret = "0f".repeat(32);
-        assert!(read("lf", &format!("1:{secret}")).is_ok());
+        assert!(read("lf", &format!("2:{secret}")).is_ok());
         for (stored, part) in
-            [(format!("7:{secret}"), "version 7"), ("1:zz".to_owned(), "read"), (String::new(), "no version")]
+            [(format!("7:{secret}"), "version 7"), ("2:zz".to_owned(), "read"), (String::new(), "no version")]
         {
             let error = read("lf", &stored).unwrap_err();
             assert!(error.kind() == ErrorKind::Config && error.to_string().contains(part), "{error}");

@@ -59,6 +59,9 @@ pub trait Ledger: TenantData {
     ///
     /// - A hold that is closed already (or expired) is not counted again: the answer says `duplicate`. An actual
     ///   charge after an expiry replaces the estimate that the expiry charged.
+    /// - A hold that was granted and that the store lost (its server crashed with writes that were not on the disk) is
+    ///   counted where the ledger can tell it from a closed one, once, and all of it as excess; where it cannot, the answer
+    ///   says `duplicate`. A ledger that loses nothing it answered never meets one.
     /// - A foreign hold is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     async fn close(&self, scope: &Scope, hold: HoldId, charge: Charge) -> Result<Settled>;
 

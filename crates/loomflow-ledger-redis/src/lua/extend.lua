@@ -6,13 +6,6 @@ local open = rec and is_open(rec)
 if open then
   rec[9] = now + lease
   put(user, 'h' .. id, cmsgpack.pack(rec))
-  if kind ~= 'l' then
-    for _, cell in ipairs({ user, rec[12] and all_users() or nil }) do
-      if lease > ends(cell.c[1]) - now + outlive then
-        cell.keep, cell.dirty = lease + outlive, true
-      end
-    end
-  end
 end
 save()
 if open then redis.call('ZADD', key('due'), text(rec[9]), ARGV[6] .. id) end

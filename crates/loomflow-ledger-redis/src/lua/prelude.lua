@@ -13,6 +13,8 @@ local SLICES = 60
 local LONG = 35 * 86400000000
 -- Leases that ran out and are settled by one call; estimates that are kept of a user.
 local SWEEP, KEEP = 64, 1000
+-- For how long after a hold was drawn its end is remembered, so that one the server lost is told from one that was closed.
+local LATE = 15 * 60000000
 local floor, max, min = math.floor, math.max, math.min
 local function key(kind) return base .. ':' .. kind end
 local function text(n) return string.format('%.0f', n) end
@@ -70,7 +72,9 @@ end
 -- Counters ------------------------------------------------------------------------------------------------------------
 -- A counter is a hash. Its field `c` is an array: 1 window, 2 warnings given (a bit for each cap), 3..10 used, 11..14 held,
 -- 15 open holds, 16 the oldest slice of a rolling window (false: none), 17 the id of the hold that began it (a run's), 18 the
--- kind of its windows. A run has no windows; its 16 says when its time to live was set.
+-- kind of its windows, 19 until when estimates keep it, 20 the end of its key that was set last (false: none), 21 what it was
+-- converted from: the kind, the oldest window that counted, and the window that counts it now. A run has no windows; its 16
+-- says when its time to live was set.
 -- Used: input, cached, cache write, output, reasoning, cost, wall clock, estimated. Held: input, output, cost, wall clock.
 -- A slice is the field `s` with its number.
 local touched, counters = {}, {}
@@ -90,6 +94,7 @@ end
 local function convert(cell)
   local c = cell.c
   for at = c[16] or 1, c[16] and c[1] or 0 do cell.del[#cell.del + 1] = 's' .. text(at) end
+  c[21] = { c[18], string.sub(c[18], 1, 1) == 'r' and c[1] - SLICES or c[1], number(now) }
   c[1], c[16], c[18], cell.moved = number(now), false, windows, true
   if not cell.rolls then return end
   local s = { unpack(c, 3, 10) }
@@ -106,13 +111,13 @@ local function counter(name, entity, fields)
   local found = redis.call('HMGET', name, 'c', unpack(fields))
   local packed = table.remove(found, 1)
   local run = entity == 'r'
-  cell = { name = name, caps = caps[entity], rolls = kind == 'r' and not run, run = run, made = not packed, keep = 0,
+  cell = { name = name, caps = caps[entity], rolls = kind == 'r' and not run, run = run, made = not packed,
     set = {}, del = {}, slices = {} }
   if packed then
     cell.c = cmsgpack.unpack(packed)
     if not run and cell.c[18] ~= windows then convert(cell) end
   else
-    cell.c = { run and 0 or number(now), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, windows }
+    cell.c = { run and 0 or number(now), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, windows, 0, false, false }
   end
   counters[name] = cell
   touched[#touched + 1] = cell
@@ -240,8 +245,8 @@ end
 -- Holds ---------------------------------------------------------------------------------------------------------------
 -- A hold is the field `h` with its id in its user's hash, an array: 1 state (0 held, 1 sent, 2 estimated by its caller,
 -- 3 expired), 2 run in hex, 3 number in the run, 4 terms, 5..8 granted, 9 end of the lease, 10 window, 11 when it was made,
--- 12 whether all users together are counted, 13 which life of the run (false: runs are not counted), 14..21 what was
--- charged, of one that is not open. The field `k` with run and number says which id is open.
+-- 12 whether all users together are counted, 13 which life of the run (false: runs are not counted), 14 the kind of 10,
+-- 15..22 what was charged, of one that is not open. The field `k` with run and number says which id is open.
 local function is_open(rec) return rec[1] < 2 end
 
 -- Calls `change` on every counter that a hold is kept in.
@@ -288,13 +293,27 @@ local function settle(partition, rec, used, window, warnings)
   end)
 end
 
+-- Puts `used` in the place of what a hold was charged, in the window it was charged in. Where the budget's windows were
+-- changed since, that is the window which counts it now; one that is over counts no more.
+local function correct(partition, rec, charged, used, warnings)
+  everywhere(partition, rec, warnings, function(cell)
+    local window, from = rec[10], cell.c[21]
+    if not cell.run and rec[14] ~= windows then
+      if not from or from[1] ~= rec[14] or window < from[2] then return end
+      window = from[3]
+    end
+    uncharge(cell, window, charged)
+    charge(cell, window, used)
+  end)
+end
+
 -- Keeps a hold that ended with an estimate, the newest of a user.
-local function keep(partition, id, rec, state, charged, window)
+local function keep(partition, id, rec, state, charged)
   local user = user_of(partition)
-  rec[1], rec[10] = state, window
-  for i = 1, 8 do rec[13 + i] = charged[i] end
+  rec[1] = state
+  for i = 1, 8 do rec[14 + i] = charged[i] end
   put(user, 'h' .. id, cmsgpack.pack(rec))
-  if not is_zero(charged) then user.keep = LONG end
+  if not is_zero(charged) then user.c[19] = max(user.c[19], now + LONG) end
   user.estimates = user.estimates or {}
   user.estimates[#user.estimates + 1] = { text(rec[11]), id }
 end
@@ -304,8 +323,37 @@ local function unlist(user, id)
   user.unlisted[#user.unlisted + 1] = id
 end
 
-local undue = {}
+local undue, over = {}, {}
 local function key_of(rec) return 'k' .. rec[2] .. text(rec[3]) end
+
+-- Ends an open hold: what it keeps aside is given back, and `used` is counted in `window`.
+local function finish(partition, id, rec, used, window, warnings)
+  settle(partition, rec, used, window, warnings)
+  take(user_of(partition), key_of(rec))
+  undue[#undue + 1] = partition .. id
+  over[#over + 1] = id
+  rec[10], rec[14] = window, windows
+end
+
+-- The minute an id was drawn in, which stands in it below its proof.
+local function minute_of(id)
+  local a, b, c, d = string.byte(id, 7, 10)
+  return floor((((a * 256 + b) * 256 + c) * 256 + d) / 60)
+end
+local function ends_of(minute) return key('z:' .. text(minute)) end
+
+-- Whether a hold that was granted and is not here never ended: the server lost it with its last writes. Only for as long as
+-- ends are remembered; after that whatever is not here counts as closed.
+local function was_lost(id)
+  local minute = minute_of(id)
+  return (minute + 1) * 60000000 + LATE > now and redis.call('SISMEMBER', ends_of(minute), id) == 0
+end
+
+-- The key that says that the charge of a hold which the server never kept is counted.
+local function marker_of(partition, id)
+  local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
+  return key('b:' .. partition .. ':' .. hex)
+end
 
 -- Closes a hold whose lease ran out, as of the moment it did.
 local function expire(partition, id, rec)
@@ -315,12 +363,11 @@ local function expire(partition, id, rec)
   if rec[1] == 1 then
     charged = { rec[5], 0, 0, rec[6], 0, rec[7], rec[8], min(rec[5] + rec[6], MAX) }
   end
+  local window = number(rec[9])
   -- Not before the hold was made: a clock that was set back must not carry the charge into an ended window.
-  local window = max(number(rec[9]), rec[10])
-  settle(partition, rec, charged, window, nil)
-  take(user, key_of(rec))
-  undue[#undue + 1] = partition .. id
-  keep(partition, id, rec, 3, charged, window)
+  if rec[14] == windows then window = max(window, rec[10]) end
+  finish(partition, id, rec, charged, window, nil)
+  keep(partition, id, rec, 3, charged)
 end
 
 -- Settles the holds of the namespace that are due, a bounded number of them; 1 when there may be more.
@@ -354,28 +401,18 @@ local function hold_of(partition, id)
   return user, rec
 end
 
--- When the keys of a counter may go: set once for a window, and moved only by a lease or an estimate that outlives it. Use
--- alone prolongs nothing, and what a counter says never depends on it.
-local function live(cell, list)
-  local name = cell.name
-  if cell.run then
-    local c = cell.c
-    if not c[16] or now - c[16] > LONG / 35 then redis.call('PEXPIRE', name, text(LONG / 1000)) end
-  elseif kind == 'l' then
-    if cell.moved then
-      redis.call('PERSIST', name)
-      if list then redis.call('PERSIST', list) end
-    end
+-- When the keys of a counter may go; false: not at all. Not while a hold of it is open, however long nobody calls. Then a
+-- while after its window, or with its last estimate: use alone prolongs nothing, and what a counter says never depends on it.
+local function goes(c)
+  if kind == 'l' or c[15] > 0 then return false end
+  return max(ends(c[1]) + outlive, c[19])
+end
+
+local function set_end(name, at)
+  if at then
+    redis.call('PEXPIRE', name, text(max(math.ceil((at - now) / 1000), 1)))
   else
-    local left = ends(cell.c[1]) - now + outlive
-    if cell.made then
-      redis.call('PEXPIRE', name, text(math.ceil(max(left, cell.keep) / 1000)))
-    elseif cell.moved or cell.keep > left then
-      local ms = text(math.ceil(max(left, cell.keep) / 1000))
-      redis.call('PEXPIRE', name, ms, 'GT')
-      if list then redis.call('PEXPIRE', list, ms, 'GT') end
-    end
-    if cell.estimates then redis.call('PEXPIRE', list, redis.call('PTTL', name)) end
+    redis.call('PERSIST', name)
   end
 end
 
@@ -399,10 +436,16 @@ local function save()
   for _, cell in ipairs(touched) do
     if cell.dirty then
       local list = cell.partition and key('e:' .. cell.partition)
-      local armed = cell.c[16]
-      if cell.run and not (armed and now - armed <= LONG / 35) then cell.c[16] = now end
-      put(cell, 'c', cmsgpack.pack(cell.c))
-      cell.c[16] = armed
+      local c, moved = cell.c, false
+      if cell.run then
+        moved = not (c[16] and now - c[16] <= LONG / 35)
+        if moved then c[16] = now end
+      else
+        local at = goes(c)
+        moved = at ~= c[20]
+        c[20] = at
+      end
+      put(cell, 'c', cmsgpack.pack(c))
       redis.call('HSET', cell.name, unpack(cell.set))
       for _, one in ipairs(cell.estimates or NONE) do redis.call('ZADD', list, one[1], one[2]) end
       if cell.unlisted then redis.call('ZREM', list, unpack(cell.unlisted)) end
@@ -411,10 +454,20 @@ local function save()
         local old = over > 0 and redis.call('ZPOPMIN', list, over) or NONE
         for i = 1, #old, 2 do redis.call('HDEL', cell.name, 'h' .. old[i]) end
       end
-      live(cell, list)
+      if cell.run then
+        if moved then redis.call('PEXPIRE', cell.name, text(LONG / 1000)) end
+      else
+        if moved then set_end(cell.name, c[20]) end
+        if list and (moved or cell.estimates) then set_end(list, c[20]) end
+      end
       if list and is_blank(cell) and redis.call('HLEN', cell.name) <= 3 and redis.call('EXISTS', list) == 0 then
         redis.call('UNLINK', cell.name)
       end
     end
+  end
+  for _, id in ipairs(over) do
+    local minute = minute_of(id)
+    redis.call('SADD', ends_of(minute), id)
+    redis.call('PEXPIRE', ends_of(minute), text(math.ceil(((minute + 2) * 60000000 + LATE - now) / 1000)), 'NX')
   end
 end

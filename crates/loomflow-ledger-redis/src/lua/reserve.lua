@@ -76,13 +76,12 @@ end
 if life and not life.c[17] then life.c[17] = id end
 local expires = now + lease
 local rec = { 0, run, seq, terms, amounts[1], amounts[2], amounts[3], amounts[4], expires, window, now, counts_all,
-  life and life.c[17] }
+  life and life.c[17], windows }
 local warnings = {}
 everywhere(partition, rec, warnings, function(cell)
   local c = cell.c
   for i = 1, 4 do c[10 + i] = c[10 + i] + amounts[i] end
   c[15] = c[15] + 1
-  if lease > ends(c[1]) - now + outlive and kind ~= 'l' and not cell.run then cell.keep = lease + outlive end
 end)
 put(user, 'h' .. id, cmsgpack.pack(rec))
 put(user, field, id)

@@ -69,3 +69,57 @@ pub(crate) async fn spend(ledger: &dyn Ledger, scope: &Scope, input: u64, output
     ledger.sent(scope, got.id).await.unwrap();
     assert!(!ledger.close(scope, got.id, used(input, output)).await.unwrap().duplicate);
 }
+
+/// All keys of a prefix, and what lies under each.
+pub(crate) async fn all_keys(raw: &mut redis::aio::MultiplexedConnection, prefix: &str) -> Vec<String> {
+    let mut keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}:*")).query_async(raw).await.unwrap();
+    keys.sort();
+    keys
+}
+
+/// Milliseconds until a key goes; -1 for one that stays.
+pub(crate) async fn pttl(raw: &mut redis::aio::MultiplexedConnection, key: &str) -> i64 {
+    redis::cmd("PTTL").arg(key).query_async(raw).await.unwrap()
+}
+
+/// Brings every key of a prefix as much nearer to its end as if that much time had passed.
+pub(crate) async fn pass(
+    raw: &mut redis::aio::MultiplexedConnection,
+    prefix: &str,
+    time: std::time::Duration,
+) {
+    let time = i64::try_from(time.as_millis()).unwrap();
+    for key in all_keys(raw, prefix).await {
+        let left = pttl(raw, &key).await;
+        if left >= 0 {
+            redis::cmd("PEXPIRE").arg(&key).arg((left - time).max(0)).exec_async(raw).await.unwrap();
+        }
+    }
+}
+
+/// All that lies under a prefix.
+pub(crate) async fn snapshot(
+    raw: &mut redis::aio::MultiplexedConnection,
+    prefix: &str,
+) -> Vec<(String, i64, Vec<u8>)> {
+    let mut out = Vec::new();
+    for key in all_keys(raw, prefix).await {
+        let bytes = redis::cmd("DUMP").arg(&key).query_async(raw).await.unwrap();
+        out.push((key.clone(), pttl(raw, &key).await.max(0), bytes));
+    }
+    out
+}
+
+/// What a crash leaves: all that was there at an earlier moment, and nothing that came after it.
+pub(crate) async fn go_back(
+    raw: &mut redis::aio::MultiplexedConnection,
+    prefix: &str,
+    to: &[(String, i64, Vec<u8>)],
+) {
+    for key in all_keys(raw, prefix).await {
+        redis::cmd("DEL").arg(key).exec_async(raw).await.unwrap();
+    }
+    for (key, left, bytes) in to {
+        redis::cmd("RESTORE").arg(key).arg(*left).arg(bytes).exec_async(raw).await.unwrap();
+    }
+}

@@ -5,21 +5,15 @@ use std::time::Duration;
 
 use loomflow_conformance::doubles::ManualClock;
 use loomflow_core::{
-    BudgetConfig, Charge, Erase, ErrorKind, Hold, HoldKey, Ledger, RunId, Scope, TenantData, Usage, Window,
+    BudgetConfig, Charge, Erase, ErrorKind, Hold, HoldKey, Ledger, RunId, Scope, TenantData, Timestamp,
+    Usage, Window,
 };
+use loomflow_ledger_redis::RedisLedger;
 use redis::aio::MultiplexedConnection;
 
-use crate::common::{fresh_prefix, held, key, open, raw, refused, spend, url, used, user, user_in};
-
-async fn all_keys(raw: &mut MultiplexedConnection, prefix: &str) -> Vec<String> {
-    let mut keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}:*")).query_async(raw).await.unwrap();
-    keys.sort();
-    keys
-}
-
-async fn pttl(raw: &mut MultiplexedConnection, key: &str) -> i64 {
-    redis::cmd("PTTL").arg(key).query_async(raw).await.unwrap()
-}
+use crate::common::{
+    all_keys, fresh_prefix, held, key, open, pass, pttl, raw, refused, spend, url, used, user, user_in,
+};
 
 /// The slot of a cluster that a key lies in, as the specification of Redis Cluster has it.
 fn slot(key: &str) -> u16 {
@@ -96,36 +90,36 @@ async fn use_alone_prolongs_nothing() {
         counters.iter().filter(|key| key.contains(":u:") || key.ends_with(":all")).collect();
     assert_eq!(counters.len(), 2);
     let (hour, day) = (3_600_000, 86_400_000);
-    for counter in &counters {
-        let left = pttl(&mut raw, counter).await;
-        assert!(left > day && left <= day + hour, "the window's end and the longest lease: {left}");
-        redis::cmd("PEXPIRE").arg(*counter).arg(hour).exec_async(&mut raw).await.unwrap();
-    }
-    for minute in 0..50 {
+    // How long the counters live when nothing is open; all of them stay for as long as something is.
+    let left = async |raw: &mut MultiplexedConnection| {
+        let (one, other) = (pttl(raw, counters[0]).await, pttl(raw, counters[1]).await);
+        assert!((one - other).abs() < 10_000, "{one} {other}");
+        one
+    };
+    let first = left(&mut raw).await;
+    assert!(first > day && first <= day + hour, "the window's end and the longest lease: {first}");
+    for minute in 1..50 {
         clock.advance(Duration::from_secs(60));
         spend(&ledger, &ada, 1, 1).await;
-        held(&ledger, &ada, &Hold::tokens(key(), 1, 1).with_lease(Duration::from_secs(minute))).await;
         ledger.usage(&ada).await.unwrap();
+        let now = left(&mut raw).await;
+        assert!(now <= first - minute * 60_000 + 5_000, "use set a later end: {now}");
+        let lease = Duration::from_secs(30);
+        let open = held(&ledger, &ada, &Hold::tokens(key(), 1, 1).with_lease(lease)).await;
+        assert_eq!(left(&mut raw).await, -1, "no hold is lost with its counter");
+        ledger.extend(&ada, open.id, lease).await.unwrap();
+        if minute % 2 == 0 {
+            ledger.close(&ada, open.id, Charge::Refund).await.unwrap();
+        }
     }
-    for counter in &counters {
-        let left = pttl(&mut raw, counter).await;
-        assert!(left <= hour, "use set the time to live again: {left}");
-    }
-    // The next window sets it once more; a lease that outlives it does, too.
+    clock.advance(Duration::from_secs(60));
+    ledger.usage(&user("bob")).await.unwrap();
+    let now = left(&mut raw).await;
+    assert!(now > 0 && now <= first - 50 * 60_000 + 5_000, "a lease that ran out did not, either: {now}");
+    // The next window sets it once more.
     clock.advance(Duration::from_secs(3_600));
     spend(&ledger, &ada, 1, 1).await;
-    for counter in &counters {
-        assert!(pttl(&mut raw, counter).await > day);
-    }
-    let week = Duration::from_secs(7 * 86_400);
-    let long = held(&ledger, &ada, &Hold::tokens(key(), 1, 1).with_lease(week)).await;
-    for counter in &counters {
-        assert!(pttl(&mut raw, counter).await > 7 * day, "a hold's keys outlive its lease");
-    }
-    ledger.extend(&ada, long.id, week * 3).await.unwrap();
-    for counter in &counters {
-        assert!(pttl(&mut raw, counter).await > 21 * day);
-    }
+    assert!(left(&mut raw).await > day);
 }
 
 #[tokio::test]
@@ -139,9 +133,19 @@ async fn a_lifetime_has_no_end_and_a_refund_leaves_nothing() {
         ledger.close(&passing, got.id, Charge::Refund).await.unwrap();
         assert!(ledger.close(&passing, got.id, used(5, 5)).await.unwrap().duplicate, "the id proves itself");
     }
-    assert_eq!(all_keys(&mut raw, &prefix).await, [format!("{prefix}:ledger")]);
+    // But that these holds ended, for a while.
+    let lasting = async |raw: &mut MultiplexedConnection| {
+        let (ends, lasting): (Vec<String>, Vec<String>) =
+            all_keys(raw, &prefix).await.into_iter().partition(|key| key.contains(":z:"));
+        assert!((1..=3).contains(&ends.len()), "{ends:?}");
+        for key in ends {
+            assert!((1..18 * 60_000).contains(&pttl(raw, &key).await), "{key}");
+        }
+        lasting
+    };
+    assert_eq!(lasting(&mut raw).await, [format!("{prefix}:ledger")]);
     spend(&ledger, &user("ada"), 5, 5).await;
-    for key in all_keys(&mut raw, &prefix).await {
+    for key in lasting(&mut raw).await {
         assert_eq!(pttl(&mut raw, &key).await, -1, "{key}");
     }
 }
@@ -174,6 +178,86 @@ async fn a_budget_of_another_window_gives_nothing_back_and_sticks_to_nothing() {
         .await
         .with_clock(clock);
     spend(&ledger, &ada, 60, 40).await;
+}
+
+fn guessed(input: u64, output: u64) -> Charge {
+    Charge::Used { usage: Usage::new(input, output), estimated: true }
+}
+
+fn at(time: &str) -> Timestamp {
+    time.parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_estimate_is_corrected_in_the_window_it_was_charged_in_whatever_the_windows_are_now() {
+    let (url, prefix) = (url("redis-plain"), fresh_prefix());
+    let clock = Arc::new(ManualClock::new(at("2026-01-31T10:30:00Z")));
+    let ada = user("ada");
+    let with = async |window| {
+        let budget = BudgetConfig::new().per_user_max_tokens(1_000).max_tokens(1_000).window(window);
+        open(&url, &prefix, budget).await.with_clock(clock.clone())
+    };
+    let used_by = async |ledger: &RedisLedger| {
+        let (one, all) = (ledger.usage(&ada).await.unwrap(), ledger.namespace_usage(&ada).await.unwrap());
+        assert_eq!(one.used, all.used, "both count alike");
+        one.used.total_tokens()
+    };
+    let hourly = with(Window::Hour).await;
+    let over = held(&hourly, &ada, &Hold::tokens(key(), 30, 20)).await;
+    hourly.close(&ada, over.id, guessed(30, 20)).await.unwrap();
+    clock.advance(Duration::from_secs(2 * 3_600));
+    spend(&hourly, &ada, 4, 3).await;
+    let running = held(&hourly, &ada, &Hold::tokens(key(), 30, 20)).await;
+    hourly.close(&ada, running.id, guessed(10, 5)).await.unwrap();
+    let late = Hold::tokens(key(), 30, 20).with_lease(Duration::from_secs(60));
+    let late = held(&hourly, &ada, &late).await;
+    hourly.sent(&ada, late.id).await.unwrap();
+
+    let across = held(&hourly, &ada, &Hold::tokens(key(), 30, 20)).await;
+
+    let daily = with(Window::Day).await;
+    assert_eq!(used_by(&daily).await, 22, "nothing is given back");
+    // What the rules in core say of the hour that is over: nothing that counts now changes.
+    daily.reconcile(&ada, over.id, Usage::new(1, 1)).await.unwrap();
+    assert_eq!(used_by(&daily).await, 22, "its hour was over before the day began to count");
+    daily.reconcile(&ada, running.id, Usage::new(100, 0)).await.unwrap();
+    assert_eq!(used_by(&daily).await, 107, "its hour is counted in this day, and so is what it lacked");
+
+    // Reserved in an hour and charged in a day, it is of the day.
+    daily.close(&ada, across.id, guessed(20, 0)).await.unwrap();
+    daily.reconcile(&ada, across.id, Usage::new(3, 0)).await.unwrap();
+    assert_eq!(used_by(&daily).await, 110);
+
+    // A lease that ran out in January is of January, also where the first to look is of February.
+    let monthly = with(Window::Month).await;
+    spend(&monthly, &ada, 1, 0).await;
+    clock.set(at("2026-02-02T00:00:00Z"));
+    assert_eq!(used_by(&monthly).await, 0);
+    let listed = monthly.estimates(&ada).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    monthly.reconcile(&ada, late.id, Usage::new(500, 0)).await.unwrap();
+    assert_eq!(used_by(&monthly).await, 0);
+}
+
+#[tokio::test]
+async fn a_lifetime_that_becomes_a_window_keeps_its_estimates() {
+    let (url, prefix) = (url("redis-plain"), fresh_prefix());
+    let ada = user("ada");
+    let mut raw = raw(&url).await;
+    let windows = [Window::Lifetime, Window::Hour, Window::Lifetime, Window::Day];
+    for (n, window) in windows.into_iter().enumerate() {
+        let ledger = open(&url, &prefix, BudgetConfig::new().window(window)).await;
+        let got = held(&ledger, &ada, &Hold::tokens(key(), 5, 5)).await;
+        ledger.close(&ada, got.id, guessed(1, 1)).await.unwrap();
+        assert_eq!(ledger.estimates(&ada).await.unwrap().len(), n + 1, "{window}");
+        for key in all_keys(&mut raw, &prefix).await {
+            if key.contains(":u:") || key.contains(":e:") {
+                let (left, day) = (pttl(&mut raw, &key).await, 86_400_000);
+                let kept = if window == Window::Lifetime { -1..0 } else { 34 * day..35 * day + 1 };
+                assert!(kept.contains(&left), "{window} {key}: {left}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -227,6 +311,19 @@ async fn an_erasure_leaves_no_name_and_an_older_scope_puts_none_back() {
     assert_eq!(names(&mut raw).await, 1, "one from after it");
     let receipt = ledger.forget(&user_in("app", "mallory", 2), &Erase::everything()).await.unwrap();
     assert_eq!((receipt.total(), receipt.retained.len()), (1, 1));
+    // Nothing says how long a run from before lives: what refuses its name stays when the counter went.
+    for key in all_keys(&mut raw, &prefix).await {
+        if key.contains(":x:") {
+            assert_eq!(pttl(&mut raw, &key).await, -1);
+        } else if key.contains(":u:") || key.contains(":e:") {
+            redis::cmd("DEL").arg(key).exec_async(&mut raw).await.unwrap();
+        }
+    }
+    pass(&mut raw, &prefix, Duration::from_secs(400 * 86_400)).await;
+    spend(&ledger, &user_in("app", "mallory", 1), 1, 1).await;
+    assert_eq!(names(&mut raw).await, 0, "however late it comes");
+    spend(&ledger, &user_in("app", "mallory", 2), 1, 1).await;
+    assert_eq!(names(&mut raw).await, 1);
     let nobody = ledger.forget(&user_in("app", "nobody", 2), &Erase::everything()).await.unwrap();
     assert_eq!((nobody.total(), nobody.retained.len()), (0, 0));
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
+use crate::clock::Timestamp;
 use crate::ids::HoldId;
 use crate::scope::Owner;
 
@@ -30,6 +31,15 @@ impl HoldIds {
     #[must_use]
     pub fn draw(&self, owner: &Owner) -> HoldId {
         let body = rand::random::<u128>() & BODY;
+        HoldId::from_u128(self.proof(owner, body) << 80 | body)
+    }
+
+    /// A fresh id of a hold of `owner` that says when it was drawn: the first 32 of the 80 bits are the second since 1970 (0
+    /// for a time before, the largest for one after 2106), and the other 48 are random.
+    #[must_use]
+    pub fn draw_at(&self, owner: &Owner, now: Timestamp) -> HoldId {
+        let second = u32::try_from(now.as_micros().max(0) / 1_000_000).unwrap_or(u32::MAX);
+        let body = u128::from(second) << 48 | (rand::random::<u128>() & (BODY >> 32));
         HoldId::from_u128(self.proof(owner, body) << 80 | body)
     }
 
@@ -68,6 +78,13 @@ mod tests {
         assert!(ids.granted(&owner("user_1"), id) && HoldIds::new(&[7; 32]).granted(&owner("user_1"), id));
         assert!(!ids.granted(&owner("user_10"), id));
         assert!(!HoldIds::new(&[8; 32]).granted(&owner("user_1"), id), "another store has another secret");
+        let second = |micros| ids.draw_at(&owner("user_1"), Timestamp::from_micros(micros));
+        for (micros, says) in [(-1, 0), (1_999_999, 1), (1_772_000_000_000_000, 1_772_000_000)] {
+            let dated = second(micros);
+            assert_eq!(dated.as_u128() >> 48 & 0xffff_ffff, says);
+            assert!(ids.granted(&owner("user_1"), dated) && !ids.granted(&owner("user_10"), dated));
+            assert_ne!(dated, second(micros));
+        }
         for bit in 0..128 {
             let forged = HoldId::from_u128(id.as_u128() ^ (1 << bit));
             assert!(!ids.granted(&owner("user_1"), forged), "{bit}");
