@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use loomflow_core::rules::quota::{Account, Books, Periods};
 use loomflow_core::{Error, ErrorKind, HoldId, HoldKey, Namespace, Owner, Result, RunId, Timestamp};
 use loomflow_support_sql::postgres::{Transaction, failed};
+use loomflow_support_sql::window_of;
 
 use crate::query::Reads;
 use crate::rows::{Read, foreign};
-use crate::schema::{Partition, id_column, window_of};
+use crate::schema::{Partition, id_column};
 
 const USERS: &str = "
 SELECT partition, period, namespace, user_id, named, epoch, open_holds, cell FROM ledger_users WHERE partition = ANY($1)";

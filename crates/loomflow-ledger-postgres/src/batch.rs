@@ -293,7 +293,7 @@ impl Store {
     ) -> Result<Vec<Kind<'a>>> {
         let wanted = batch.wanted();
         let present = Kind::load(tx, place, &batch.partitions, &wanted, total).await?;
-        self.damage.note(&present.accounts);
+        self.note(&present.accounts);
         let elsewhere = present.elsewhere(tx, &wanted).await?;
         let mut kinds = vec![present];
         for (period, wanted) in elsewhere {

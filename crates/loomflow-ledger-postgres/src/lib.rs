@@ -6,7 +6,6 @@
 mod accounts;
 mod batch;
 mod config;
-mod damage;
 mod kind;
 mod lane;
 mod ledger;

@@ -2,11 +2,12 @@
 
 use loomflow_core::rules::quota::{Cell, HoldRecord, RunCell};
 use loomflow_core::{Digest, Error, ErrorKind, HoldId, HoldKey, Namespace, Owner, Result, RunId, Timestamp};
+use loomflow_support_sql::hex;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
 use sqlx::{Decode, Postgres, Row as _, Type};
 
-use crate::schema::{Partition, hex};
+use crate::schema::Partition;
 
 /// A row that an operation read.
 #[derive(Clone, Copy)]

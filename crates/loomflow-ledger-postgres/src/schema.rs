@@ -1,8 +1,5 @@
 //! The one place where a scope becomes a row's key and a filter.
 
-use std::fmt::Write as _;
-use std::time::Duration;
-
 use loomflow_core::{Owner, UserId, Window};
 use loomflow_support_sql::Migration;
 use loomflow_support_sql::postgres::{Component, LISTED, NAMESPACE, PAST, Table};
@@ -43,23 +40,6 @@ pub(crate) fn period(window: Window) -> String {
     }
 }
 
-/// The window of which this is the kind. `None` where this program knows no such kind.
-pub(crate) fn window_of(period: &str) -> Option<Window> {
-    let micros = period.strip_prefix("rolling:").and_then(|length| length.strip_suffix("us"));
-    match micros {
-        Some(micros) => micros.parse().ok().map(|micros| Window::Rolling(Duration::from_micros(micros))),
-        None => period.parse().ok(),
-    }
-}
-
-/// Bytes of a key, for a person.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes what is written");
-        hex
-    })
-}
-
 /// The column that names a user; none for the anonymous bucket, and for a name that was taken off.
 pub(crate) fn user_column(name: Option<&Owner>) -> Option<&str> {
     name.and_then(Owner::user_id).map(UserId::as_str)
@@ -72,6 +52,10 @@ pub(crate) fn id_column(id: u128) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use loomflow_support_sql::window_of;
+
     use super::*;
 
     #[test]
@@ -86,9 +70,6 @@ mod tests {
             rolling(60_500_001),
         ] {
             assert_eq!(window_of(&period(window)), Some(window));
-        }
-        for unknown in ["", "fortnight", "rolling:us", "rolling:-1us", "Day"] {
-            assert_eq!(window_of(unknown), None, "{unknown}");
         }
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use loomflow_core::rules::quota::{Books, HoldIds};
 use loomflow_core::{Clock, Error, ErrorKind, Namespace, Result, Timestamp};
+use loomflow_support_sql::Damage;
 use loomflow_support_sql::postgres::{Access, Pool, Several, failed};
 
 use crate::PostgresLedgerConfig;
-use crate::accounts::Place;
-use crate::damage::Damage;
+use crate::accounts::{Accounts, Place};
 use crate::query::Reads;
 use crate::schema::{LEDGER, period};
 
@@ -62,6 +62,16 @@ impl Store {
 
     pub(crate) fn nobody(&self) -> Several<'_> {
         Several::new(&self.default_namespace, &[])
+    }
+
+    /// Notes which of these accounts are refused, and which are no more.
+    pub(crate) fn note(&self, accounts: &Accounts) {
+        for (partition, loaded) in accounts {
+            match loaded.check() {
+                Ok(()) => self.damage.sound(partition),
+                Err(why) => self.damage.found(partition, why.message()),
+            }
+        }
     }
 
     pub(crate) fn place<'a>(

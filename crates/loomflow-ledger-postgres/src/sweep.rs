@@ -119,7 +119,7 @@ impl Store {
         };
         let aside = match kind {
             Some(mut kind) => {
-                self.damage.note(&kind.accounts);
+                self.note(&kind.accounts);
                 let damaged = kind.expire();
                 kind.write(tx, false).await?;
                 damaged

@@ -74,7 +74,7 @@ impl Store {
             self.add_lapsed(&mut tx, &place, &partitions, &mut accounts).await?;
         }
         tx.commit().await?;
-        self.damage.note(&accounts);
+        self.note(&accounts);
         let missing = || Error::new(ErrorKind::Internal, "the account was not loaded");
         let loaded = accounts.remove(&partitions[0]).ok_or_else(missing)?;
         loaded.check().map_err(|e| e.with_operation(operation))?;

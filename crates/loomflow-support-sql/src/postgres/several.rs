@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use super::component::Policy;
 use super::failed;
 use super::transaction::{Access, Transaction};
+use crate::hex;
 
 /// Rows of the partitions that a transaction lists, for [`Table::with_rows`](super::Table::with_rows).
 pub const LISTED: &str = "(encode(partition, 'hex'::text) = ANY \
@@ -105,6 +106,7 @@ impl<'a> Several<'a> {
         Ok(free)
     }
 
+    /// In the text, and not as parameters: several statements travel at once only so. It is hex and nothing else.
     fn naming(&self) -> String {
         let partitions: Vec<String> = self.partitions.iter().map(|p| hex(p)).collect();
         format!(
@@ -145,16 +147,6 @@ fn partition_key(partition: &[u8; 32]) -> (i32, i32) {
 
 fn namespace_key(namespace: &Namespace) -> (i32, i32) {
     partition_key(loomflow_core::Digest::of(&[b"namespace", namespace.as_str().as_bytes()]).as_bytes())
-}
-
-/// Not a parameter: several statements travel at once only as text. It is hex and nothing else.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        hex.extend(
-            [byte >> 4, byte & 15].map(|n| char::from_digit(n.into(), 16).expect("a nibble is a digit")),
-        );
-        hex
-    })
 }
 
 #[cfg(test)]
