@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use loomflow_core::{BudgetConfig, ErrorKind, Ledger as _, Reserve};
 use loomflow_ledger_postgres::PostgresLedger;
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -22,23 +23,23 @@ async fn a_stuck_lock_fails_its_own_user_alone() {
     for budget in [BudgetConfig::new().per_user_max_tokens(1 << 40), BudgetConfig::new().max_tokens(1 << 40)]
     {
         let database = Database::new().await;
-        let config = database.config(budget).with_operation_timeout(Duration::from_secs(3));
+        let config = database.config(budget).with_operation_timeout(Duration::from_secs(2));
         let ledger = PostgresLedger::connect(config).await.unwrap();
         let mut conn = connect(&database.url()).await;
         conn.execute(locks("user_7", "pg_advisory_lock")).await.unwrap();
-        for round in 0..3 {
+        for round in 0..2 {
             let calls = (0..40).map(|n| {
                 let ledger = ledger.clone();
                 async move { (n, ledger.reserve(&scope(&format!("user_{n}")), &hold(1)).await) }
             });
-            for (n, answer) in join_all(calls).await {
-                match answer {
-                    Ok(answer) => assert!(n != 7 && matches!(answer, Reserve::Held(_)), "{round} {n}"),
-                    Err(error) => {
-                        assert_eq!((n, error.kind()), (7, ErrorKind::Overloaded), "{round} {error}");
-                        assert!(error.is_retryable() && error.to_string().contains("lock"), "{error}");
-                    }
-                }
+            let mut answers: Vec<_> = calls.collect::<FuturesUnordered<_>>().collect().await;
+            let (last, refused) = answers.pop().unwrap();
+            assert_eq!(last, 7, "{round}: nobody waits for as long");
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Overloaded, "{round} {error}");
+            assert!(error.is_retryable() && error.to_string().contains("lock"), "{error}");
+            for (n, answer) in answers {
+                assert!(matches!(answer, Ok(Reserve::Held(_))), "{round} {n} {answer:?}");
             }
         }
         conn.execute(locks("user_7", "pg_advisory_unlock")).await.unwrap();
