@@ -299,7 +299,9 @@ impl Store {
         for (period, wanted) in elsewhere {
             let of = (&*wanted.partitions(), &wanted);
             let place = kinds[0].place.clone();
-            kinds.extend(self.other_kind(tx, &place, &period, of, whole).await?);
+            let other = self.other_kind(tx, &place, &period, of, whole).await?;
+            kinds[0].refuse_with(of.0, other.as_ref());
+            kinds.extend(other);
         }
         Ok(kinds)
     }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use loomflow_core::rules::quota::Cell;
-use loomflow_core::{Error, Namespace, Result};
+use loomflow_core::{Error, ErrorKind, Namespace, Result};
 use loomflow_support_sql::postgres::{Transaction, failed};
 
-use crate::accounts::{Accounts, Place, Wanted};
+use crate::accounts::{Accounts, Loaded, Place, Wanted};
 use crate::rows::Read;
 use crate::schema::Partition;
 use crate::store::Store;
@@ -60,6 +60,24 @@ impl<'a> Kind<'a> {
             }
         }
         wrong
+    }
+
+    /// Refuses whom `other` refuses: who is asked about there must not be told that nothing is there. All of these users where
+    /// their rows are of a kind that this program does not know.
+    pub(crate) fn refuse_with(&mut self, partitions: &[Partition], other: Option<&Self>) {
+        for partition in partitions {
+            let check = match other {
+                Some(other) => other.accounts.get(partition).map_or(Ok(()), Loaded::check),
+                None => Err(Error::new(
+                    ErrorKind::Internal,
+                    "a hold of this account is of a kind of window that this program does not know: a newer one, or a \
+                     damaged row (table ledger_holds, column period)",
+                )),
+            };
+            if let (Err(error), Some(loaded)) = (check, self.accounts.get_mut(partition)) {
+                loaded.refuse(&error);
+            }
+        }
     }
 
     /// Writes what changed; `begins` the counter of all users together where none is stored. Answers with the transaction's

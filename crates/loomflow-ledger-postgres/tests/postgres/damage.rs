@@ -69,6 +69,30 @@ async fn a_damaged_row_stops_its_own_user_alone() {
     }
 }
 
+/// A hold that was reserved under another kind of window: it is not there, says nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_hold_of_another_kind_of_window_is_not_called_settled() {
+    use loomflow_core::Window;
+    let database = Database::new().await;
+    let alice = scope("alice");
+    let before = database.ledger(budget().window(Window::Hour)).await;
+    let (first, second) =
+        (held(&before, &alice, &hold(10)).await.id, held(&before, &alice, &hold(10)).await.id);
+    let after = database.ledger(budget().window(Window::Day)).await;
+    for spoils in ["state = 'x'", "period = 'fortnight'"] {
+        let id = if spoils.starts_with("state") { first } else { second };
+        let hex = format!("{:032x}", id.as_u128());
+        database.sql(&format!("UPDATE ledger_holds SET {spoils} WHERE id = '\\x{hex}'")).await;
+        if spoils.starts_with("period") {
+            database.sql("UPDATE ledger_users SET period = 'fortnight' WHERE period = 'hour'").await;
+        }
+        let error = after.close(&alice, id, used(1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+        assert!(error.to_string().contains("ledger_holds"), "{error}");
+    }
+    held(&after, &alice, &hold(1)).await;
+}
+
 /// Without the counter of all users together nobody can be judged, and the refusal says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_counter_of_all_together_refuses_everybody() {

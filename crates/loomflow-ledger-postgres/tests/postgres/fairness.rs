@@ -53,6 +53,28 @@ async fn a_stuck_lock_fails_its_own_user_alone() {
     }
 }
 
+/// A user of whom thousands of operations wait has a part of the queue, and the others have the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_does_not_fill_the_queue() {
+    let database = Database::new().await;
+    let config = database
+        .config(BudgetConfig::new().max_tokens(1 << 40))
+        .with_operation_timeout(Duration::from_secs(4));
+    let ledger = PostgresLedger::connect(config).await.unwrap();
+    let mut conn = connect(&database.url()).await;
+    conn.execute(locks("busy", "pg_advisory_lock")).await.unwrap();
+    let waiting: Vec<_> = (0..6_000)
+        .map(|_| {
+            let ledger = ledger.clone();
+            tokio::spawn(async move { ledger.reserve(&scope("busy"), &hold(1)).await.map(drop) })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    held(&ledger, &scope("quiet"), &hold(1)).await;
+    assert!(waiting.iter().all(|task| !task.is_finished()), "the queue was full of them");
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 /// A lease that ran out, of a user whose lock is stuck: all users together have a cap, and go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_passes_by_whoever_is_locked() {
