@@ -6,30 +6,39 @@ use loomflow_core::rules::quota::{Account, Books, Periods};
 use loomflow_core::{Error, ErrorKind, HoldId, HoldKey, Namespace, Owner, Result, RunId, Timestamp};
 use loomflow_support_sql::postgres::{Transaction, failed};
 use loomflow_support_sql::window_of;
+use sqlx::Row as _;
 
 use crate::query::Reads;
 use crate::rows::{Read, foreign};
 use crate::schema::{Partition, id_column};
 
-const USERS: &str = "
-SELECT partition, period, namespace, user_id, named, epoch, open_holds, cell FROM ledger_users WHERE partition = ANY($1)";
-
-/// Those with an id, those with a key, those whose lease ran out, and those that a sweep set aside. Each is looked up by
-/// itself, whatever the server thinks of the table's size.
-const HOLDS: &str = "
-SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS ids(of_partition, of_id) CROSS JOIN LATERAL (
-  SELECT * FROM ledger_holds
-  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND id = of_id LIMIT 1
-) found
+/// Counters of users, and of their holds those with an id, those with a key, those whose lease ran out, and those that a
+/// sweep set aside: in one round trip, so what a row is not about is null. Each hold is looked up by itself, whatever the
+/// server thinks of the table's size.
+const ACCOUNTS: &str = "
+WITH holds AS (
+  SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS ids(of_partition, of_id) CROSS JOIN LATERAL (
+    SELECT * FROM ledger_holds
+    WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND id = of_id LIMIT 1
+  ) found
+  UNION ALL
+  SELECT found.* FROM unnest($5::bytea[], $6::bytea[], $7::bigint[]) AS keys(of_partition, of_run, of_seq) CROSS JOIN LATERAL (
+    SELECT * FROM ledger_holds
+    WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run AND seq = of_seq AND open LIMIT 1
+  ) found
+  UNION ALL
+  (SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until <= $8 ORDER BY until LIMIT 1000)
+  UNION ALL
+  (SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until = $9 LIMIT 1000)
+)
+SELECT partition, period, namespace, user_id, named, epoch, open_holds, cell, NULL::bytea AS id, NULL::bytea AS run,
+  NULL::bigint AS seq, NULL::bigint AS made, NULL::text AS state, NULL::bytea AS terms, NULL::text AS granted,
+  NULL::bigint AS expires, NULL::bigint AS number, NULL::boolean AS global, NULL::bytea AS life
+FROM ledger_users WHERE partition = ANY($1)
 UNION ALL
-SELECT found.* FROM unnest($5::bytea[], $6::bytea[], $7::bigint[]) AS keys(of_partition, of_run, of_seq) CROSS JOIN LATERAL (
-  SELECT * FROM ledger_holds
-  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run AND seq = of_seq AND open LIMIT 1
-) found
-UNION ALL
-(SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until <= $8 ORDER BY until LIMIT 1000)
-UNION ALL
-(SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until = $9 LIMIT 1000)";
+SELECT partition, period, namespace, user_id, named, NULL, NULL, NULL, id, run, seq, made, state, terms, granted, expires,
+  number, global, life
+FROM holds";
 
 /// Of holds that may be in these kinds of windows, those that are.
 const FIND: &str = "
@@ -212,11 +221,7 @@ impl Place<'_> {
     ) -> Result<Accounts> {
         let mut accounts: Accounts =
             partitions.iter().map(|p| (*p, Loaded::new(Account::new(&self.books, self.now)))).collect();
-        let users = sqlx::query(self.reads.sql(USERS)).bind(partitions);
-        for row in &users.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
-            self.keep(&mut accounts, row, "ledger_users", |row, name, loaded| self.user(row, name, loaded))?;
-        }
-        let holds = sqlx::query(self.reads.sql(HOLDS))
+        let rows = sqlx::query(self.reads.sql(ACCOUNTS))
             .bind(partitions)
             .bind(&self.period)
             .bind(&wanted.partitions_of_ids)
@@ -226,8 +231,14 @@ impl Place<'_> {
             .bind(&wanted.seqs_of_keys)
             .bind(self.now.as_micros())
             .bind(ASIDE);
-        for row in &holds.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
-            self.keep(&mut accounts, row, "ledger_holds", |row, _, loaded| hold(row, loaded))?;
+        for row in &rows.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
+            if row.try_get::<Option<&[u8]>, _>("id").map_err(failed(self.operation))?.is_some() {
+                self.keep(&mut accounts, row, "ledger_holds", |row, _, loaded| hold(row, loaded))?;
+            } else {
+                self.keep(&mut accounts, row, "ledger_users", |row, name, loaded| {
+                    self.user(row, name, loaded)
+                })?;
+            }
         }
         self.load_runs(tx, partitions, wanted, &mut accounts).await?;
         for loaded in accounts.values_mut() {
