@@ -10,23 +10,20 @@ use loomflow_core::{
     Timestamp, Usage, UsageReport,
 };
 use loomflow_support_sql::postgres::{Access, Several, Transaction, failed, is_locked, is_undone};
+use sqlx::postgres::PgRow;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::accounts::{Place, Wanted};
 use crate::kind::Kind;
+use crate::rows::Read;
 use crate::schema::Partition;
 use crate::store::Store;
 
 /// The time of all of a group, read after its locks were granted.
 const NOW: &str = "SELECT coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now";
 
-/// Beside it what all users together have, and whether somebody's lease ran out.
-const NOW_AND_TOTAL: &str = "
-WITH clock AS MATERIALIZED (
-  SELECT coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now
-)
-SELECT now, (SELECT cell FROM ledger_totals WHERE namespace = $2 AND period = $3) AS cell, ledger_due($2, $3, now) AS due
-FROM clock";
+/// The namespace that a transaction named.
+const NAMED: &str = "convert_from(decode(current_setting('loomflow.namespace'), 'hex'), 'UTF8')";
 
 const OUTCOME: &str = "SELECT pg_xact_status($1::text::xid8)";
 
@@ -212,11 +209,13 @@ impl Store {
         loop {
             let several = Several::new(&batch.namespace, &batch.partitions).with_whole(whole);
             let several = several.with_patience(self.patience);
-            let mut tx = match self.pool.begin_several(&several, Access::Exclusive, "ledger").await {
+            let (question, access) = (self.question(whole), Access::Exclusive);
+            let begun = self.pool.begin_several_asking(&several, access, &question, "ledger").await;
+            let (mut tx, answer) = match begun {
                 Err(error) if is_locked(&error) => return Ok(Performed::Locked),
                 begun => begun?,
             };
-            match self.work(&mut tx, batch, whole, rounds < ROUNDS).await {
+            match self.work(&mut tx, &answer, batch, whole, rounds < ROUNDS).await {
                 Ok(Worked::Done(done)) => {
                     batch.set_unsure(Some(done));
                     tx.commit().await?;
@@ -257,15 +256,23 @@ impl Store {
     }
 
     /// Reads, judges and writes.
-    async fn work(&self, tx: &mut Transaction, batch: &Batch, whole: bool, sweeps: bool) -> Result<Worked> {
+    async fn work(
+        &self,
+        tx: &mut Transaction,
+        answer: &PgRow,
+        batch: &Batch,
+        whole: bool,
+        sweeps: bool,
+    ) -> Result<Worked> {
         let (now, total) = if whole {
-            let (now, total, due) = self.now_and_total(tx, &batch.namespace).await?;
+            let (now, total, due) = self.answer(answer, &batch.namespace)?;
             if due && sweeps && !self.books.global.is_empty() {
                 return Ok(Worked::LeasesRanOut);
             }
             (now, total)
         } else {
-            (self.now(tx).await?, None)
+            let read = Read { row: answer, table: "clock", operation: "ledger" };
+            (Timestamp::from_micros(read.get("now")?), None)
         };
         let place = self.place(&batch.namespace, now, "ledger");
         let mut kinds = self.kinds(tx, place, batch, total, whole).await?;
@@ -378,19 +385,31 @@ impl Store {
         Ok(Timestamp::from_micros(micros))
     }
 
-    pub(crate) async fn now_and_total(
+    /// Asks, as a transaction of `whole` begins, for the time after its locks were granted, what all users together have, and
+    /// whether somebody's lease ran out; otherwise for the time alone.
+    pub(crate) fn question(&self, whole: bool) -> String {
+        let clock = || "(extract(epoch FROM clock_timestamp()) * 1000000)".to_owned();
+        let now = self.told_now().map_or_else(clock, |now| format!("({now})"));
+        if !whole {
+            return format!("SELECT {now}::bigint AS now");
+        }
+        // The program's own word for a window.
+        let period = self.period.replace('\'', "");
+        format!(
+            "WITH clock AS MATERIALIZED (SELECT {now}::bigint AS now)
+             SELECT now, (SELECT cell FROM ledger_totals WHERE namespace = {NAMED} AND period = '{period}') AS cell,
+               ledger_due({NAMED}, '{period}', now) AS due FROM clock"
+        )
+    }
+
+    /// The answer to the [`question`](Self::question) about the whole: the time, what all users together have, and whether
+    /// somebody's lease ran out.
+    pub(crate) fn answer(
         &self,
-        tx: &mut Transaction,
+        row: &PgRow,
         namespace: &Namespace,
     ) -> Result<(Timestamp, Option<Cell>, bool)> {
-        let row = sqlx::query(NOW_AND_TOTAL)
-            .bind(self.told_now())
-            .bind(namespace.as_str())
-            .bind(&self.period)
-            .fetch_one(tx.conn())
-            .await
-            .map_err(failed("ledger"))?;
-        let read = crate::rows::Read { row: &row, table: "ledger_totals", operation: "ledger" };
+        let read = Read { row, table: "ledger_totals", operation: "ledger" };
         let is_there = read.get::<Option<&str>>("cell")?.is_some();
         let total = is_there.then(|| read.total(namespace, &self.period)).transpose()?;
         Ok((Timestamp::from_micros(read.get("now")?), total, read.get("due")?))

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use loomflow_core::rules::quota::Cell;
 use loomflow_core::{Namespace, Result, Timestamp};
 use loomflow_support_sql::postgres::{Access, Several, Transaction, failed};
+use sqlx::postgres::PgRow;
 
 use crate::accounts::{ASIDE, Place, Wanted};
 use crate::kind::Kind;
@@ -69,8 +70,10 @@ impl Store {
     /// is over as well, and looks at every kind of window.
     pub(crate) async fn sweep(&self, namespace: &Namespace, prunes: bool) -> Result<Swept> {
         let nobody = Several::new(namespace, &[]).with_whole(true).with_patience(self.patience);
-        let mut tx = self.pool.begin_several(&nobody, Access::Exclusive, "sweep").await?;
-        match self.sweep_alone(&mut tx, namespace, prunes).await {
+        let question = self.question(true);
+        let begun = self.pool.begin_several_asking(&nobody, Access::Exclusive, &question, "sweep").await;
+        let (mut tx, answer) = begun?;
+        match self.sweep_alone(&mut tx, &answer, namespace, prunes).await {
             Ok(swept) => {
                 tx.commit().await?;
                 Ok(swept)
@@ -79,8 +82,14 @@ impl Store {
         }
     }
 
-    async fn sweep_alone(&self, tx: &mut Transaction, namespace: &Namespace, prunes: bool) -> Result<Swept> {
-        let (now, mut total, _) = self.now_and_total(tx, namespace).await?;
+    async fn sweep_alone(
+        &self,
+        tx: &mut Transaction,
+        answer: &PgRow,
+        namespace: &Namespace,
+        prunes: bool,
+    ) -> Result<Swept> {
+        let (now, mut total, _) = self.answer(answer, namespace)?;
         let due = self.due(tx, namespace, now, prunes).await?;
         let listed: BTreeSet<Partition> = due.iter().map(|(partition, _)| *partition).collect();
         let listed = Vec::from_iter(listed);
