@@ -28,6 +28,8 @@ async fn leases_of_another_kind_of_window_end() {
         let (database, clock) = (Database::new().await, clock());
         let (alice, bob) = (scope("alice"), scope("bob"));
         let before = open(&database, &clock, old).await;
+        let spent = held(&before, &alice, &hold(30)).await.id;
+        before.close(&alice, spent, used(30)).await.unwrap();
         let sent = held(&before, &alice, &hold(100).with_lease(minute)).await.id;
         before.sent(&alice, sent).await.unwrap();
         held(&before, &bob, &hold(10).with_lease(minute)).await;
@@ -40,7 +42,7 @@ async fn leases_of_another_kind_of_window_end() {
         assert_eq!(after.usage(&alice).await.unwrap().used.total_tokens(), 0, "a window of another kind");
         let before = open(&database, &clock, old).await;
         let all = before.namespace_usage(&alice).await.unwrap();
-        assert_eq!((all.used.total_tokens(), all.held_tokens), (100, 0), "{old}");
+        assert_eq!((all.used.total_tokens(), all.held_tokens), (130, 0), "{old}");
         assert_eq!(before.usage(&alice).await.unwrap().estimated_tokens, 100, "{old}");
     }
 }
