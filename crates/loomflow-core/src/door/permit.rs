@@ -195,7 +195,7 @@ async fn ask(
         if earlier.state == ApprovalState::Consumed {
             return Ok(Permit::InDoubt);
         }
-        let waiting = Waiting::begin(run, store.clone(), earlier.request.clone(), run.slot().await?);
+        let waiting = Waiting::begin(run, store.clone(), earlier.request.clone(), run.slot());
         // A request that is stored need not have reached anybody: who hears of it twice sees one id.
         let untold = earlier.state == ApprovalState::Pending;
         if untold {
@@ -212,7 +212,7 @@ async fn ask(
         return again(run, spec, bound, approved).await;
     }
     let request = ApprovalRequest { id, ..request(run, spec, &bound, why, version) };
-    let slot = run.slot().await?;
+    let slot = run.slot();
     store.create(run.ctx.scope(), request.clone()).await?;
     let waiting = Waiting::begin(run, store.clone(), request.clone(), slot);
     run.ctx.count("loom.approval.escalations", 1, &[("effect", spec.effect.as_str())]);
