@@ -1,37 +1,54 @@
-//! The accounts of a transaction: loaded from their rows, and written back where they changed.
+//! The accounts of a transaction, loaded from their rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loomflow_core::rules::quota::{Account, Books, Cell, HoldRecord, HoldState};
+use loomflow_core::rules::quota::{Account, Books, Periods};
 use loomflow_core::{Error, ErrorKind, HoldId, HoldKey, Namespace, Owner, Result, RunId, Timestamp};
 use loomflow_support_sql::postgres::{Transaction, failed};
-use serde::Serialize;
+use loomflow_support_sql::window_of;
+use sqlx::Row as _;
 
 use crate::query::Reads;
 use crate::rows::{Read, foreign};
-use crate::schema::{Partition, id_column, user_column};
+use crate::schema::{Partition, id_column};
 
-const USERS: &str = "
-SELECT partition, period, namespace, user_id, named, epoch, open_holds, cell FROM ledger_users WHERE partition = ANY($1)";
+/// Counters of users, and of their holds those with an id, those with a key, those whose lease ran out, and those that a
+/// sweep set aside: in one round trip, so what a row is not about is null. Each hold is looked up by itself, whatever the
+/// server thinks of the table's size.
+const ACCOUNTS: &str = "
+WITH holds AS (
+  SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS ids(of_partition, of_id) CROSS JOIN LATERAL (
+    SELECT * FROM ledger_holds
+    WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND id = of_id LIMIT 1
+  ) found
+  UNION ALL
+  SELECT found.* FROM unnest($5::bytea[], $6::bytea[], $7::bigint[]) AS keys(of_partition, of_run, of_seq) CROSS JOIN LATERAL (
+    SELECT * FROM ledger_holds
+    WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run AND seq = of_seq AND open LIMIT 1
+  ) found
+  UNION ALL
+  (SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until <= $8 ORDER BY until LIMIT 1000)
+  UNION ALL
+  (SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until = $9 LIMIT 1000)
+)
+SELECT partition, period, namespace, user_id, named, epoch, open_holds, cell, NULL::bytea AS id, NULL::bytea AS run,
+  NULL::bigint AS seq, NULL::bigint AS made, NULL::text AS state, NULL::bytea AS terms, NULL::text AS granted,
+  NULL::bigint AS expires, NULL::bigint AS number, NULL::boolean AS global, NULL::bytea AS life
+FROM ledger_users WHERE partition = ANY($1)
+UNION ALL
+SELECT partition, period, namespace, user_id, named, NULL, NULL, NULL, id, run, seq, made, state, terms, granted, expires,
+  number, global, life
+FROM holds";
 
-/// Those with an id, those with a key, and those whose lease ran out. Each is looked up by itself, whatever the server
-/// thinks of the table's size.
-const HOLDS: &str = "
-SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS ids(of_partition, of_id) CROSS JOIN LATERAL (
-  SELECT * FROM ledger_holds
-  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND id = of_id LIMIT 1
-) found
-UNION ALL
-SELECT found.* FROM unnest($5::bytea[], $6::bytea[], $7::bigint[]) AS keys(of_partition, of_run, of_seq) CROSS JOIN LATERAL (
-  SELECT * FROM ledger_holds
-  WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run AND seq = of_seq AND open LIMIT 1
-) found
-UNION ALL
-(SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND open AND until <= $8 ORDER BY until LIMIT 1000)";
+/// Of holds that may be in these kinds of windows, those that are.
+const FIND: &str = "
+SELECT found.* FROM unnest($2::bytea[], $3::text[], $4::bytea[]) AS keys(of_partition, of_period, of_id) CROSS JOIN LATERAL (
+  SELECT partition, period, id FROM ledger_holds
+  WHERE partition = ANY($1) AND partition = of_partition AND period = of_period AND id = of_id LIMIT 1
+) found";
 
 const LISTED: &str = "
-SELECT * FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND charged AND NOT open
-ORDER BY made DESC, id DESC LIMIT $3";
+SELECT * FROM ledger_holds WHERE partition = ANY($1) AND charged AND NOT open ORDER BY made DESC, id DESC LIMIT $2";
 
 const RUNS: &str = "
 SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS keys(of_partition, of_run) CROSS JOIN LATERAL (
@@ -39,63 +56,12 @@ SELECT found.* FROM unnest($3::bytea[], $4::bytea[]) AS keys(of_partition, of_ru
   WHERE partition = ANY($1) AND partition = of_partition AND period = $2 AND run = of_run LIMIT 1
 ) found";
 
-/// What changed, in one round trip. It answers with the transaction's id, by which its outcome can be asked for.
-const WRITE: &str = "
-WITH totals AS (
-  INSERT INTO ledger_totals (namespace, period, cell) SELECT $1, $2, unnest($3::text[])
-  ON CONFLICT (namespace, period) DO UPDATE SET cell = excluded.cell
-), users AS (
-  INSERT INTO ledger_users (namespace, period, partition, user_id, named, epoch, open_holds, cell, until)
-  SELECT $1, $2, * FROM unnest($4::bytea[], $5::text[], $6::boolean[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[])
-  ON CONFLICT (partition, period) DO UPDATE SET user_id = excluded.user_id, named = excluded.named,
-    open_holds = excluded.open_holds, cell = excluded.cell, until = excluded.until
-), ended AS (
-  DELETE FROM ledger_holds USING unnest($11::bytea[], $12::bytea[]) AS keys(of_partition, of_id) CROSS JOIN LATERAL (
-    SELECT ctid AS place FROM ledger_holds WHERE partition = of_partition AND period = $2 AND id = of_id LIMIT 1
-  ) found
-  WHERE ledger_holds.ctid = found.place
-), holds AS (
-  INSERT INTO ledger_holds (namespace, period, partition, user_id, named, id, run, seq, made, open, state, charged, terms,
-    granted, expires, number, global, life, until)
-  SELECT $1, $2, * FROM unnest($13::bytea[], $14::text[], $15::boolean[], $16::bytea[], $17::bytea[], $18::bigint[],
-    $19::bigint[], $20::boolean[], $21::text[], $22::boolean[], $23::bytea[], $24::text[], $25::bigint[], $26::bigint[],
-    $27::boolean[], $28::bytea[], $29::bigint[])
-  ON CONFLICT (partition, period, id) DO UPDATE SET open = excluded.open, state = excluded.state,
-    charged = excluded.charged, expires = excluded.expires, number = excluded.number, until = excluded.until
-)
-SELECT pg_current_xact_id()::text";
-
-const WRITE_RUNS: &str = "
-WITH ended AS (
-  DELETE FROM ledger_runs USING unnest($3::bytea[], $4::bytea[]) AS keys(of_partition, of_run) CROSS JOIN LATERAL (
-    SELECT ctid AS place FROM ledger_runs WHERE partition = of_partition AND period = $2 AND run = of_run LIMIT 1
-  ) found
-  WHERE ledger_runs.ctid = found.place
-)
-INSERT INTO ledger_runs (namespace, period, partition, user_id, named, run, life, cell, until)
-SELECT $1, $2, * FROM unnest($5::bytea[], $6::text[], $7::boolean[], $8::bytea[], $9::bytea[], $10::text[], $11::bigint[])
-ON CONFLICT (partition, period, run) DO UPDATE SET life = excluded.life, cell = excluded.cell, until = excluded.until";
-
-/// Of a user's estimates the newest stay: those that can be listed, and as many that charged nothing.
-const TRIM: &str = "
-DELETE FROM ledger_holds USING (
-  SELECT partition AS of_partition, id AS of_id,
-    row_number() OVER (PARTITION BY partition, charged ORDER BY made DESC, id DESC) AS place
-  FROM ledger_holds WHERE partition = ANY($1) AND period = $2 AND NOT open
-) ranked
-WHERE partition = of_partition AND period = $2 AND id = of_id AND place > $3";
-
 /// How many estimates of a user are listed, and kept.
 pub(crate) const ESTIMATES: i64 = 1_000;
-/// One estimate in so many trims its user's.
-const TRIM_EVERY: u128 = 64;
 
-const DAY: i64 = 86_400_000_000;
-/// How long a counter stays that nothing counts in any more: longer than a clock is set back.
-const GRACE: i64 = DAY;
-/// How long an ended run's counter, a name's erasure and an estimate of an ended window stay.
-const RETAINED: i64 = 40 * DAY;
-
+/// In the column `until` of an open hold: a sweep found its account damaged and set it aside. It is due to no sweep, stays
+/// held, and is loaded with its account, which it damages still, or is settled in.
+pub(crate) const ASIDE: i64 = i64::MAX;
 /// Which rows a transaction needs of its partitions, beside their counters and what is due.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
@@ -110,6 +76,25 @@ impl Wanted {
     pub(crate) fn hold(&mut self, partition: Partition, id: HoldId) {
         self.partitions_of_ids.push(partition);
         self.ids.push(id_column(id.as_u128()));
+    }
+
+    /// Whose rows are wanted by their ids.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        Vec::from_iter(self.partitions_of_ids.iter().copied().collect::<BTreeSet<_>>())
+    }
+
+    /// The holds that are not in these accounts, although nothing is wrong with them, and the other kinds of windows of
+    /// their users.
+    pub(crate) fn missing(&self, accounts: &Accounts) -> Vec<(Partition, String, Vec<u8>)> {
+        let mut missing = Vec::new();
+        for (partition, id) in self.partitions_of_ids.iter().zip(&self.ids) {
+            let Some(loaded) = accounts.get(partition) else { continue };
+            let here = loaded.account.holds.keys().any(|held| id_column(held.as_u128()) == *id);
+            if !here && loaded.wrong.is_none() {
+                missing.extend(loaded.periods.iter().map(|period| (*partition, period.clone(), id.clone())));
+            }
+        }
+        missing
     }
 
     pub(crate) fn key(&mut self, partition: Partition, key: HoldKey) {
@@ -129,11 +114,11 @@ impl Wanted {
 }
 
 /// Where accounts are kept: one kind of window, in one namespace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place<'a> {
-    pub(crate) books: &'a Books,
+    pub(crate) books: Books,
     pub(crate) namespace: &'a Namespace,
-    pub(crate) period: &'a str,
+    pub(crate) period: String,
     pub(crate) reads: Reads,
     pub(crate) now: Timestamp,
     pub(crate) operation: &'static str,
@@ -143,13 +128,15 @@ pub(crate) struct Place<'a> {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) account: Account,
-    before: Account,
+    pub(crate) before: Account,
     /// The name beside the counter, as it was and as it is now.
     pub(crate) name: Option<Owner>,
-    name_before: Option<Owner>,
+    pub(crate) name_before: Option<Owner>,
     /// Whether there is a row.
     pub(crate) is_stored: bool,
     pub(crate) epoch: i64,
+    /// The other kinds of windows that the user has an account in.
+    pub(crate) periods: BTreeSet<String>,
     /// When each hold was reserved.
     pub(crate) made: BTreeMap<HoldId, i64>,
     /// Why nothing may be done with it.
@@ -165,6 +152,7 @@ impl Loaded {
             name_before: None,
             is_stored: false,
             epoch: 0,
+            periods: BTreeSet::new(),
             made: BTreeMap::new(),
             wrong: None,
         }
@@ -174,7 +162,8 @@ impl Loaded {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::IsolationViolation`] when one of them says that it is another's.
+    /// [`ErrorKind::IsolationViolation`] when one of them says that it is another's; [`ErrorKind::Internal`] when one cannot
+    /// be read.
     pub(crate) fn check(&self) -> Result<()> {
         self.wrong.as_ref().map_or(Ok(()), |(kind, message)| Err(Error::new(*kind, message.clone())))
     }
@@ -186,7 +175,8 @@ impl Loaded {
         }
     }
 
-    fn refuse(&mut self, error: &Error) {
+    /// Has nothing done with it any more, for this reason.
+    pub(crate) fn refuse(&mut self, error: &Error) {
         self.wrong.get_or_insert_with(|| (error.kind(), error.message().to_owned()));
     }
 
@@ -199,7 +189,7 @@ impl Loaded {
             && account.user.warned == 0
     }
 
-    fn is_changed(&self) -> bool {
+    pub(crate) fn is_changed(&self) -> bool {
         let (before, now) = (&self.before, &self.account);
         let counted = before.user != now.user || before.open_holds != now.open_holds;
         if self.is_stored { counted || self.name != self.name_before } else { !self.is_blank() }
@@ -209,6 +199,13 @@ impl Loaded {
 pub(crate) type Accounts = BTreeMap<Partition, Loaded>;
 
 impl Place<'_> {
+    /// The same in another kind of window; `None` where this program does not know it.
+    pub(crate) fn of_kind(&self, period: &str) -> Option<Self> {
+        let mut place = Self { period: period.to_owned(), ..self.clone() };
+        place.books.periods = Periods::new(window_of(period)?);
+        Some(place)
+    }
+
     /// The accounts of `partitions`, each with the holds that are wanted and those that are due.
     ///
     /// A row that is not what it should be spoils its own account and no other.
@@ -223,22 +220,25 @@ impl Place<'_> {
         wanted: &Wanted,
     ) -> Result<Accounts> {
         let mut accounts: Accounts =
-            partitions.iter().map(|p| (*p, Loaded::new(Account::new(self.books, self.now)))).collect();
-        let users = sqlx::query(self.reads.sql(USERS)).bind(partitions);
-        for row in &users.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
-            self.keep(&mut accounts, row, |row, name, loaded| self.user(row, name, loaded))?;
-        }
-        let holds = sqlx::query(self.reads.sql(HOLDS))
+            partitions.iter().map(|p| (*p, Loaded::new(Account::new(&self.books, self.now)))).collect();
+        let rows = sqlx::query(self.reads.sql(ACCOUNTS))
             .bind(partitions)
-            .bind(self.period)
+            .bind(&self.period)
             .bind(&wanted.partitions_of_ids)
             .bind(&wanted.ids)
             .bind(&wanted.partitions_of_keys)
             .bind(&wanted.runs_of_keys)
             .bind(&wanted.seqs_of_keys)
-            .bind(self.now.as_micros());
-        for row in &holds.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
-            self.keep(&mut accounts, row, |row, _, loaded| hold(row, loaded))?;
+            .bind(self.now.as_micros())
+            .bind(ASIDE);
+        for row in &rows.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
+            if row.try_get::<Option<&[u8]>, _>("id").map_err(failed(self.operation))?.is_some() {
+                self.keep(&mut accounts, row, "ledger_holds", |row, _, loaded| hold(row, loaded))?;
+            } else {
+                self.keep(&mut accounts, row, "ledger_users", |row, name, loaded| {
+                    self.user(row, name, loaded)
+                })?;
+            }
         }
         self.load_runs(tx, partitions, wanted, &mut accounts).await?;
         for loaded in accounts.values_mut() {
@@ -269,9 +269,9 @@ impl Place<'_> {
             return Ok(());
         }
         let (of, runs): (Vec<Partition>, Vec<Vec<u8>>) = wants.into_iter().unzip();
-        let runs = sqlx::query(self.reads.sql(RUNS)).bind(partitions).bind(self.period).bind(of).bind(runs);
+        let runs = sqlx::query(self.reads.sql(RUNS)).bind(partitions).bind(&self.period).bind(of).bind(runs);
         for row in &runs.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
-            self.keep(accounts, row, |row, _, loaded| {
+            self.keep(accounts, row, "ledger_runs", |row, _, loaded| {
                 loaded.account.runs.insert(RunId::from_u128(row.id("run")?), row.run()?);
                 Ok(())
             })?;
@@ -279,16 +279,38 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// The newest estimates of these partitions, to be looked at.
+    /// Where holds are that may be in another kind of window.
+    pub(crate) async fn find(
+        &self,
+        tx: &mut Transaction,
+        missing: Vec<(Partition, String, Vec<u8>)>,
+    ) -> Result<Vec<(Partition, String, HoldId)>> {
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let partitions: Vec<Partition> = missing.iter().map(|(partition, ..)| *partition).collect();
+        let (periods, ids): (Vec<String>, Vec<Vec<u8>>) =
+            missing.into_iter().map(|(_, period, id)| (period, id)).unzip();
+        let find =
+            sqlx::query(self.reads.sql(FIND)).bind(&partitions).bind(&partitions).bind(periods).bind(ids);
+        let rows = find.fetch_all(tx.conn()).await.map_err(failed(self.operation))?;
+        let found = rows.iter().map(|row| {
+            let row = Read { row, table: "ledger_holds", operation: self.operation };
+            Ok((row.partition()?, row.get("period")?, HoldId::from_u128(row.id("id")?)))
+        });
+        found.collect()
+    }
+
+    /// The newest estimates of these partitions in windows of every kind, to be looked at.
     pub(crate) async fn load_estimates(
         &self,
         tx: &mut Transaction,
         partitions: &[Partition],
         accounts: &mut Accounts,
     ) -> Result<()> {
-        let listed = sqlx::query(self.reads.sql(LISTED)).bind(partitions).bind(self.period).bind(ESTIMATES);
+        let listed = sqlx::query(self.reads.sql(LISTED)).bind(partitions).bind(ESTIMATES);
         for row in &listed.fetch_all(tx.conn()).await.map_err(failed(self.operation))? {
-            self.keep(accounts, row, |row, _, loaded| hold(row, loaded))?;
+            self.keep(accounts, row, "ledger_holds", |row, _, loaded| hold(row, loaded))?;
         }
         Ok(())
     }
@@ -297,9 +319,10 @@ impl Place<'_> {
         &self,
         accounts: &mut Accounts,
         row: &sqlx::postgres::PgRow,
+        table: &'static str,
         put: impl FnOnce(Read<'_>, Option<Owner>, &mut Loaded) -> Result<()>,
     ) -> Result<()> {
-        let row = Read { row, operation: self.operation };
+        let row = Read { row, table, operation: self.operation };
         let Some(loaded) = accounts.get_mut(&row.partition()?) else { return Err(foreign(self.operation)) };
         let done = row.owner(self.namespace).and_then(|name| put(row, name, loaded));
         if let Err(error) = done {
@@ -311,131 +334,15 @@ impl Place<'_> {
     fn user(&self, row: Read<'_>, name: Option<Owner>, loaded: &mut Loaded) -> Result<()> {
         // An erasure counts for every kind of window.
         loaded.epoch = loaded.epoch.max(row.get("epoch")?);
-        if row.get::<&str>("period")? == self.period {
-            loaded.account.user = row.cell()?;
-            loaded.account.open_holds = row.get::<i64>("open_holds")?.unsigned_abs();
-            (loaded.name, loaded.is_stored) = (name, true);
+        let period: &str = row.get("period")?;
+        if period != self.period {
+            loaded.periods.insert(period.to_owned());
+            return Ok(());
         }
+        loaded.account.user = row.cell()?;
+        loaded.account.open_holds = row.get::<i64>("open_holds")?.unsigned_abs();
+        (loaded.name, loaded.is_stored) = (name, true);
         Ok(())
-    }
-
-    /// Writes what changed, and answers with the transaction's id; `None` when nothing did.
-    pub(crate) async fn write(
-        &self,
-        tx: &mut Transaction,
-        accounts: &Accounts,
-        total: Option<&Cell>,
-    ) -> Result<Option<String>> {
-        let mut users = Users::default();
-        let mut holds = Holds::default();
-        let mut runs = Runs::default();
-        for (partition, loaded) in accounts.iter().filter(|(_, loaded)| loaded.wrong.is_none()) {
-            if loaded.is_changed() {
-                users.push(self, *partition, loaded)?;
-            }
-            holds.push(self, *partition, loaded)?;
-            runs.push(self, *partition, loaded)?;
-        }
-        let total = total.map(json).transpose()?;
-        let is_empty = users.partition.is_empty() && holds.is_empty() && total.is_none();
-        let mut written = None;
-        if !is_empty {
-            let trims = std::mem::take(&mut holds.trims);
-            written = Some(self.write_accounts(tx, total, users, holds).await?);
-            if !trims.is_empty() {
-                self.trim(tx, &trims).await?;
-            }
-        }
-        if !runs.is_empty() {
-            self.write_runs(tx, runs).await?;
-        }
-        Ok(written)
-    }
-
-    async fn write_accounts(
-        &self,
-        tx: &mut Transaction,
-        total: Option<String>,
-        users: Users,
-        holds: Holds,
-    ) -> Result<String> {
-        sqlx::query_scalar(WRITE)
-            .bind(self.namespace.as_str())
-            .bind(self.period)
-            .bind(Vec::from_iter(total))
-            .bind(users.partition)
-            .bind(users.user_id)
-            .bind(users.named)
-            .bind(users.epoch)
-            .bind(users.open_holds)
-            .bind(users.cell)
-            .bind(users.until)
-            .bind(holds.ended_partition)
-            .bind(holds.ended_id)
-            .bind(holds.partition)
-            .bind(holds.user_id)
-            .bind(holds.named)
-            .bind(holds.id)
-            .bind(holds.run)
-            .bind(holds.seq)
-            .bind(holds.made)
-            .bind(holds.open)
-            .bind(holds.state)
-            .bind(holds.charged)
-            .bind(holds.terms)
-            .bind(holds.granted)
-            .bind(holds.expires)
-            .bind(holds.number)
-            .bind(holds.global)
-            .bind(holds.life)
-            .bind(holds.until)
-            .fetch_one(tx.conn())
-            .await
-            .map_err(failed(self.operation))
-    }
-
-    async fn write_runs(&self, tx: &mut Transaction, runs: Runs) -> Result<()> {
-        sqlx::query(WRITE_RUNS)
-            .bind(self.namespace.as_str())
-            .bind(self.period)
-            .bind(runs.ended_partition)
-            .bind(runs.ended_run)
-            .bind(runs.partition)
-            .bind(runs.user_id)
-            .bind(runs.named)
-            .bind(runs.run)
-            .bind(runs.life)
-            .bind(runs.cell)
-            .bind(runs.until)
-            .execute(tx.conn())
-            .await
-            .map(drop)
-            .map_err(failed(self.operation))
-    }
-
-    async fn trim(&self, tx: &mut Transaction, partitions: &[Partition]) -> Result<()> {
-        let trim = sqlx::query(TRIM).bind(partitions).bind(self.period).bind(ESTIMATES);
-        trim.execute(tx.conn()).await.map(drop).map_err(failed(self.operation))
-    }
-
-    /// Some days from now, in whole days: rows that are written often keep the value.
-    fn in_days(&self, micros: i64) -> i64 {
-        (self.now.as_micros().div_euclid(DAY) + 1) * DAY + micros
-    }
-
-    /// Until when what is kept for a while stays.
-    pub(crate) fn retained(&self) -> i64 {
-        self.in_days(RETAINED)
-    }
-
-    /// From when on a user's row may go.
-    fn until(&self, loaded: &Loaded) -> Option<i64> {
-        let ends = if loaded.is_blank() {
-            self.in_days(GRACE)
-        } else {
-            loaded.account.user.ends_at(&self.books.periods)?.as_micros().saturating_add(GRACE)
-        };
-        Some(if loaded.epoch > 0 { ends.max(self.retained()) } else { ends })
     }
 }
 
@@ -444,158 +351,4 @@ fn hold(row: Read<'_>, loaded: &mut Loaded) -> Result<()> {
     loaded.made.insert(id, row.get("made")?);
     loaded.account.holds.insert(id, row.hold()?);
     Ok(())
-}
-
-/// Rows of `ledger_users`, column by column.
-#[derive(Debug, Default)]
-struct Users {
-    partition: Vec<Partition>,
-    user_id: Vec<Option<String>>,
-    named: Vec<bool>,
-    epoch: Vec<i64>,
-    open_holds: Vec<i64>,
-    cell: Vec<String>,
-    until: Vec<Option<i64>>,
-}
-
-impl Users {
-    fn push(&mut self, place: &Place<'_>, partition: Partition, loaded: &Loaded) -> Result<()> {
-        self.partition.push(partition);
-        self.user_id.push(user_column(loaded.name.as_ref()).map(str::to_owned));
-        self.named.push(loaded.name.is_some());
-        self.epoch.push(loaded.epoch);
-        self.open_holds.push(i64::try_from(loaded.account.open_holds).unwrap_or(i64::MAX));
-        self.cell.push(json(&loaded.account.user)?);
-        self.until.push(place.until(loaded));
-        Ok(())
-    }
-}
-
-/// Rows of `ledger_holds`, column by column: those that go, and those that changed or are new.
-#[derive(Debug, Default)]
-struct Holds {
-    ended_partition: Vec<Partition>,
-    ended_id: Vec<Vec<u8>>,
-    partition: Vec<Partition>,
-    user_id: Vec<Option<String>>,
-    named: Vec<bool>,
-    id: Vec<Vec<u8>>,
-    run: Vec<Vec<u8>>,
-    seq: Vec<i64>,
-    made: Vec<i64>,
-    open: Vec<bool>,
-    state: Vec<String>,
-    charged: Vec<bool>,
-    terms: Vec<Vec<u8>>,
-    granted: Vec<String>,
-    expires: Vec<i64>,
-    number: Vec<i64>,
-    global: Vec<bool>,
-    life: Vec<Option<Vec<u8>>>,
-    until: Vec<Option<i64>>,
-    /// Whose estimates are to be trimmed.
-    trims: Vec<Partition>,
-}
-
-impl Holds {
-    fn is_empty(&self) -> bool {
-        self.id.is_empty() && self.ended_id.is_empty()
-    }
-
-    fn push(&mut self, place: &Place<'_>, partition: Partition, loaded: &Loaded) -> Result<()> {
-        let (before, now) = (&loaded.before.holds, &loaded.account.holds);
-        for id in before.keys().filter(|id| !now.contains_key(id)) {
-            self.ended_partition.push(partition);
-            self.ended_id.push(id_column(id.as_u128()));
-        }
-        for (id, record) in now.iter().filter(|(id, record)| before.get(id) != Some(*record)) {
-            // Those that were reserved now come in the order of their ids, and all after those that were there.
-            let made = loaded.made.get(id).copied().unwrap_or(place.now.as_micros());
-            self.put(place, partition, loaded.name.as_ref(), *id, record, made)?;
-        }
-        Ok(())
-    }
-
-    fn put(
-        &mut self,
-        place: &Place<'_>,
-        partition: Partition,
-        name: Option<&Owner>,
-        id: HoldId,
-        record: &HoldRecord,
-        made: i64,
-    ) -> Result<()> {
-        let is_open = record.is_open();
-        let charged = matches!(record.state, HoldState::Estimated { charged, .. } if !charged.is_zero());
-        let lasts = place.books.periods.window() == loomflow_core::Window::Lifetime;
-        self.partition.push(partition);
-        self.user_id.push(user_column(name).map(str::to_owned));
-        self.named.push(name.is_some());
-        self.id.push(id_column(id.as_u128()));
-        self.run.push(id_column(record.key.run.as_u128()));
-        self.seq.push(i64::from(record.key.seq));
-        self.made.push(made);
-        self.open.push(is_open);
-        self.state.push(json(&record.state)?);
-        self.charged.push(charged);
-        self.terms.push(record.terms.as_bytes().to_vec());
-        self.granted.push(json(&record.granted)?);
-        self.expires.push(record.expires.as_micros());
-        self.number.push(record.window);
-        self.global.push(record.global);
-        self.life.push(record.life.map(|life| id_column(life.as_u128())));
-        self.until.push(match (is_open, charged && lasts) {
-            (true, _) => Some(record.expires.as_micros()),
-            // A charge that never leaves its window can always be corrected.
-            (false, true) => None,
-            (false, false) => Some(place.retained()),
-        });
-        if !is_open && id.as_u128().is_multiple_of(TRIM_EVERY) {
-            self.trims.push(partition);
-        }
-        Ok(())
-    }
-}
-
-/// Rows of `ledger_runs`, column by column: those that go, and those that changed or are new.
-#[derive(Debug, Default)]
-struct Runs {
-    ended_partition: Vec<Partition>,
-    ended_run: Vec<Vec<u8>>,
-    partition: Vec<Partition>,
-    user_id: Vec<Option<String>>,
-    named: Vec<bool>,
-    run: Vec<Vec<u8>>,
-    life: Vec<Vec<u8>>,
-    cell: Vec<String>,
-    until: Vec<i64>,
-}
-
-impl Runs {
-    fn is_empty(&self) -> bool {
-        self.run.is_empty() && self.ended_run.is_empty()
-    }
-
-    fn push(&mut self, place: &Place<'_>, partition: Partition, loaded: &Loaded) -> Result<()> {
-        let (before, now) = (&loaded.before.runs, &loaded.account.runs);
-        for run in before.keys().filter(|run| !now.contains_key(run)) {
-            self.ended_partition.push(partition);
-            self.ended_run.push(id_column(run.as_u128()));
-        }
-        for (run, counter) in now.iter().filter(|(run, counter)| before.get(run) != Some(*counter)) {
-            self.partition.push(partition);
-            self.user_id.push(user_column(loaded.name.as_ref()).map(str::to_owned));
-            self.named.push(loaded.name.is_some());
-            self.run.push(id_column(run.as_u128()));
-            self.life.push(id_column(counter.life.as_u128()));
-            self.cell.push(json(&counter.cell)?);
-            self.until.push(place.retained());
-        }
-        Ok(())
-    }
-}
-
-pub(crate) fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|e| Error::new(ErrorKind::Internal, "a counter could not be written as JSON").with_source(e))
 }

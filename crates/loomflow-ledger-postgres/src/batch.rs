@@ -2,31 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loomflow_core::rules::quota::{Account, Cell};
 use loomflow_core::{
     Charge, Error, ErrorKind, Hold, HoldId, Namespace, Owner, Reserve, Result, RunId, Scope, Settled,
     Timestamp, Usage, UsageReport,
 };
-use loomflow_support_sql::postgres::{Access, Several, Transaction, failed, is_undone};
-use sqlx::Row as _;
-use tokio::sync::oneshot;
+use loomflow_support_sql::postgres::{Access, Several, Transaction, failed, is_locked, is_undone};
+use sqlx::postgres::PgRow;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::accounts::{Accounts, Loaded, Place, Wanted};
+use crate::accounts::{Place, Wanted};
+use crate::kind::Kind;
+use crate::rows::Read;
 use crate::schema::Partition;
 use crate::store::Store;
 
 /// The time of all of a group, read after its locks were granted.
 const NOW: &str = "SELECT coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now";
 
-/// Beside it what all users together have, and whether somebody's lease ran out.
-const NOW_AND_TOTAL: &str = "
-WITH clock AS MATERIALIZED (
-  SELECT coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now
-)
-SELECT now, (SELECT cell FROM ledger_totals WHERE namespace = $2 AND period = $3) AS cell, ledger_due($2, $3, now) AS due
-FROM clock";
+/// The namespace that a transaction named.
+const NAMED: &str = "convert_from(decode(current_setting('loomflow.namespace'), 'hex'), 'UTF8')";
 
 const OUTCOME: &str = "SELECT pg_xact_status($1::text::xid8)";
 
@@ -62,6 +59,14 @@ impl Op {
             Self::Total => "namespace_usage",
         }
     }
+
+    /// The hold that it is about, if that is there already.
+    fn hold(&self) -> Option<HoldId> {
+        match self {
+            Self::Sent(id) | Self::Extend(id, _) | Self::Close(id, _) | Self::Reconcile(id, _) => Some(*id),
+            Self::Reserve(_) | Self::EndRun(_) | Self::Total => None,
+        }
+    }
 }
 
 /// What an operation is answered with.
@@ -83,13 +88,18 @@ pub(crate) struct Item {
     /// The id of the hold, if one is granted: the same, however often the operation is tried.
     id: HoldId,
     pub(crate) answer: oneshot::Sender<Result<Answer>>,
+    /// Since when it waits.
+    pub(crate) since: Instant,
+    /// Its places in the queue, until it is answered.
+    pub(crate) places: Vec<OwnedSemaphorePermit>,
 }
 
 impl Item {
     pub(crate) fn new(store: &Store, scope: &Scope, op: Op, answer: oneshot::Sender<Result<Answer>>) -> Self {
         let owner = scope.owner().clone();
         let id = store.ids.draw(&owner);
-        Self { partition: owner.partition(), owner, epoch: scope.epoch().get(), op, id, answer }
+        let (partition, epoch) = (owner.partition(), scope.epoch().get());
+        Self { owner, partition, epoch, op, id, answer, since: Instant::now(), places: Vec::new() }
     }
 
     /// By which the lane is chosen.
@@ -112,6 +122,14 @@ pub(crate) struct Batch {
 struct Unsure {
     transaction: Option<String>,
     answers: Vec<Result<Answer>>,
+}
+
+/// What came of a batch.
+#[derive(Debug)]
+pub(crate) enum Performed {
+    Done(Vec<Result<Answer>>),
+    /// A user's lock was not granted in time: nothing was done, and the batch may be performed again.
+    Locked,
 }
 
 /// What came of working on a transaction.
@@ -139,16 +157,24 @@ impl Batch {
         self.items
     }
 
+    /// In two, each with half of the users and all that these asked for, in order. Itself again where there is one user.
+    pub(crate) fn split(self) -> Result<(Self, Self), Self> {
+        let users = Vec::from_iter(self.items.iter().map(|item| item.partition).collect::<BTreeSet<_>>());
+        if users.len() < 2 {
+            return Err(self);
+        }
+        let middle = users[users.len() / 2];
+        let (left, right) = self.items.into_iter().partition(|item| item.partition < middle);
+        Ok((Self::new(self.namespace.clone(), left), Self::new(self.namespace, right)))
+    }
+
     fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
         for item in &self.items {
             match &item.op {
                 Op::Reserve(hold) => wanted.key(item.partition, hold.key),
-                Op::Sent(id) | Op::Extend(id, _) | Op::Close(id, _) | Op::Reconcile(id, _) => {
-                    wanted.hold(item.partition, *id);
-                }
                 Op::EndRun(run) => wanted.counter(item.partition, *run),
-                Op::Total => {}
+                op => op.hold().into_iter().for_each(|id| wanted.hold(item.partition, id)),
             }
         }
         wanted
@@ -172,23 +198,29 @@ impl Store {
     /// # Errors
     ///
     /// What the server fails with. That it undid the transaction because of another is tried again here.
-    pub(crate) async fn perform(&self, batch: &Batch) -> Result<Vec<Result<Answer>>> {
+    pub(crate) async fn perform(&self, batch: &Batch) -> Result<Performed> {
         if let Some(unsure) = batch.set_unsure(None)
             && self.was_committed(unsure.transaction.as_deref()).await?
         {
-            return Ok(unsure.answers);
+            return Ok(Performed::Done(unsure.answers));
         }
         let mut whole = !self.books.global.is_empty();
         let (mut rounds, mut undone) = (0, 0);
         loop {
             let several = Several::new(&batch.namespace, &batch.partitions).with_whole(whole);
-            let mut tx = self.pool.begin_several(&several, Access::Exclusive, "ledger").await?;
-            match self.work(&mut tx, batch, whole, rounds < ROUNDS).await {
+            let several = several.with_patience(self.patience);
+            let (question, access) = (self.question(whole), Access::Exclusive);
+            let begun = self.pool.begin_several_asking(&several, access, &question, "ledger").await;
+            let (mut tx, answer) = match begun {
+                Err(error) if is_locked(&error) => return Ok(Performed::Locked),
+                begun => begun?,
+            };
+            match self.work(&mut tx, &answer, batch, whole, rounds < ROUNDS).await {
                 Ok(Worked::Done(done)) => {
                     batch.set_unsure(Some(done));
                     tx.commit().await?;
                     let done = batch.set_unsure(None);
-                    return Ok(done.map(|done| done.answers).unwrap_or_default());
+                    return Ok(Performed::Done(done.map(|done| done.answers).unwrap_or_default()));
                 }
                 Ok(Worked::CountedInTotal) => {
                     whole = true;
@@ -201,12 +233,22 @@ impl Store {
                         Err(error) if is_undone(&error) && undone < UNDONE => {
                             undone = batch.pause(undone).await
                         }
-                        swept => drop(swept?),
+                        Err(error) if is_locked(&error) => rounds = ROUNDS,
+                        // Whoever is due is locked: what they hold stays held for now.
+                        swept => {
+                            if !swept?.found {
+                                rounds = ROUNDS;
+                            }
+                        }
                     }
                 }
                 Err(error) if is_undone(&error) && undone < UNDONE => {
                     tx.undo().await;
                     undone = batch.pause(undone).await;
+                }
+                Err(error) if is_locked(&error) => {
+                    tx.undo().await;
+                    return Ok(Performed::Locked);
                 }
                 Err(error) => return Err(tx.refuse(error).await),
             }
@@ -214,40 +256,72 @@ impl Store {
     }
 
     /// Reads, judges and writes.
-    async fn work(&self, tx: &mut Transaction, batch: &Batch, whole: bool, sweeps: bool) -> Result<Worked> {
-        let (now, mut total) = if whole {
-            let (now, total, due) = self.now_and_total(tx, &batch.namespace).await?;
+    async fn work(
+        &self,
+        tx: &mut Transaction,
+        answer: &PgRow,
+        batch: &Batch,
+        whole: bool,
+        sweeps: bool,
+    ) -> Result<Worked> {
+        let (now, total) = if whole {
+            let (now, total, due) = self.answer(answer, &batch.namespace)?;
             if due && sweeps && !self.books.global.is_empty() {
                 return Ok(Worked::LeasesRanOut);
             }
             (now, total)
         } else {
-            (self.now(tx).await?, None)
+            let read = Read { row: answer, table: "clock", operation: "ledger" };
+            (Timestamp::from_micros(read.get("now")?), None)
         };
         let place = self.place(&batch.namespace, now, "ledger");
-        let mut accounts = place.load(tx, &batch.partitions, &batch.wanted()).await?;
-        let is_counted = |loaded: &Loaded| loaded.account.holds.values().any(|hold| hold.global);
-        if !whole && accounts.values().any(is_counted) {
+        let mut kinds = self.kinds(tx, place, batch, total, whole).await?;
+        if !whole && kinds.iter().any(Kind::is_counted) {
             return Ok(Worked::CountedInTotal);
         }
-        let before = total.clone();
-        let mut cell = total.take().unwrap_or_else(|| Cell::new(self.books.periods.number(now)));
-        let answers =
-            batch.items.iter().map(|item| self.apply(item, &place, &mut accounts, &mut cell)).collect();
-        let changed = whole && before.as_ref() != Some(&cell);
-        let transaction = place.write(tx, &accounts, changed.then_some(&cell)).await?;
+        let answers = batch.items.iter().map(|item| self.apply(item, &mut kinds)).collect();
+        let mut transaction = None;
+        for (n, kind) in kinds.iter().enumerate() {
+            let written = kind.write(tx, whole && n == 0).await?;
+            transaction = transaction.or(written);
+        }
         Ok(Worked::Done(Unsure { transaction, answers }))
     }
 
-    fn apply(
+    /// The accounts that a batch is about: of the present kind of window first, and of those that a hold was reserved in that
+    /// is asked about.
+    async fn kinds<'a>(
         &self,
-        item: &Item,
-        place: &Place<'_>,
-        accounts: &mut Accounts,
-        total: &mut Cell,
-    ) -> Result<Answer> {
-        let (books, now) = (&self.books, place.now);
+        tx: &mut Transaction,
+        place: Place<'a>,
+        batch: &Batch,
+        total: Option<Cell>,
+        whole: bool,
+    ) -> Result<Vec<Kind<'a>>> {
+        let wanted = batch.wanted();
+        let present = Kind::load(tx, place, &batch.partitions, &wanted, total).await?;
+        self.note(&present.accounts);
+        let elsewhere = present.elsewhere(tx, &wanted).await?;
+        let mut kinds = vec![present];
+        for (period, wanted) in elsewhere {
+            let of = (&*wanted.partitions(), &wanted);
+            let place = kinds[0].place.clone();
+            let other = self.other_kind(tx, &place, &period, of, whole).await?;
+            kinds[0].refuse_with(of.0, other.as_ref());
+            kinds.extend(other);
+        }
+        Ok(kinds)
+    }
+
+    fn apply(&self, item: &Item, kinds: &mut [Kind<'_>]) -> Result<Answer> {
         let of = |error: Error| error.with_operation(item.op.name());
+        let holds = |kind: &Kind<'_>, id| {
+            kind.accounts.get(&item.partition).is_some_and(|loaded| loaded.account.holds.contains_key(&id))
+        };
+        // A hold is settled in the kind of window it was reserved in.
+        let at = item.op.hold().and_then(|id| kinds.iter().position(|kind| holds(kind, id))).unwrap_or(0);
+        let Kind { place, accounts, total, .. } = &mut kinds[at];
+        let (books, now) = (&place.books, place.now);
         if let Op::Total = item.op {
             return Ok(Answer::Report(Box::new(Account::report_global(books, now, total))));
         }
@@ -311,21 +385,33 @@ impl Store {
         Ok(Timestamp::from_micros(micros))
     }
 
-    pub(crate) async fn now_and_total(
+    /// Asks, as a transaction of `whole` begins, for the time after its locks were granted, what all users together have, and
+    /// whether somebody's lease ran out; otherwise for the time alone.
+    pub(crate) fn question(&self, whole: bool) -> String {
+        let clock = || "(extract(epoch FROM clock_timestamp()) * 1000000)".to_owned();
+        let now = self.told_now().map_or_else(clock, |now| format!("({now})"));
+        if !whole {
+            return format!("SELECT {now}::bigint AS now");
+        }
+        // The program's own word for a window.
+        let period = self.period.replace('\'', "");
+        format!(
+            "WITH clock AS MATERIALIZED (SELECT {now}::bigint AS now)
+             SELECT now, (SELECT cell FROM ledger_totals WHERE namespace = {NAMED} AND period = '{period}') AS cell,
+               ledger_due({NAMED}, '{period}', now) AS due FROM clock"
+        )
+    }
+
+    /// The answer to the [`question`](Self::question) about the whole: the time, what all users together have, and whether
+    /// somebody's lease ran out.
+    pub(crate) fn answer(
         &self,
-        tx: &mut Transaction,
+        row: &PgRow,
         namespace: &Namespace,
     ) -> Result<(Timestamp, Option<Cell>, bool)> {
-        let row = sqlx::query(NOW_AND_TOTAL)
-            .bind(self.told_now())
-            .bind(namespace.as_str())
-            .bind(&self.period)
-            .fetch_one(tx.conn())
-            .await
-            .map_err(failed("ledger"))?;
-        let read = crate::rows::Read { row: &row, operation: "ledger" };
-        let is_there = row.try_get::<Option<&str>, _>("cell").map_err(failed("ledger"))?.is_some();
-        let total = is_there.then(|| read.cell()).transpose()?;
+        let read = Read { row, table: "ledger_totals", operation: "ledger" };
+        let is_there = read.get::<Option<&str>>("cell")?.is_some();
+        let total = is_there.then(|| read.total(namespace, &self.period)).transpose()?;
         Ok((Timestamp::from_micros(read.get("now")?), total, read.get("due")?))
     }
 

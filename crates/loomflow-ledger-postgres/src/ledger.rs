@@ -75,7 +75,7 @@ impl PostgresLedger {
     ///
     /// Whatever the server fails with.
     pub async fn maintain(&self, scope: &Scope) -> Result<bool> {
-        self.read("maintain", || self.0.store.sweep(scope.namespace(), true)).await
+        self.read("maintain", || self.0.store.sweep(scope.namespace(), true)).await.map(|swept| swept.more)
     }
 
     /// Has an operation done together with those that wait.
@@ -177,7 +177,11 @@ impl TenantData for PostgresLedger {
 
     async fn ready(&self) -> Readiness {
         let answer = self.read("ready", || self.0.store.pool.ping()).await;
-        self.0.resilience.readiness(&answer)
+        let mut readiness = self.0.resilience.readiness(&answer);
+        if readiness.ready {
+            readiness.detail = self.0.store.damage.detail();
+        }
+        readiness
     }
 
     /// The user's counter as one item of kind `counter`.

@@ -6,6 +6,7 @@
 mod accounts;
 mod batch;
 mod config;
+mod kind;
 mod lane;
 mod ledger;
 mod query;
@@ -14,7 +15,9 @@ mod rows;
 mod schema;
 mod store;
 mod sweep;
+mod turns;
 mod user;
+mod write;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]

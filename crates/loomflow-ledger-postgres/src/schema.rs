@@ -49,3 +49,27 @@ pub(crate) fn user_column(name: Option<&Owner>) -> Option<&str> {
 pub(crate) fn id_column(id: u128) -> Vec<u8> {
     id.to_be_bytes().to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use loomflow_support_sql::window_of;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_of_window_is_read_as_it_was_written() {
+        let rolling = |micros| Window::Rolling(Duration::from_micros(micros));
+        for window in [
+            Window::Lifetime,
+            Window::Hour,
+            Window::Day,
+            Window::Month,
+            rolling(60_000_000),
+            rolling(60_500_001),
+        ] {
+            assert_eq!(window_of(&period(window)), Some(window));
+        }
+    }
+}

@@ -1,13 +1,15 @@
 //! What every transaction of the ledger needs: connections, caps, the ids of holds, the time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loomflow_core::rules::quota::{Books, HoldIds};
 use loomflow_core::{Clock, Error, ErrorKind, Namespace, Result, Timestamp};
+use loomflow_support_sql::Damage;
 use loomflow_support_sql::postgres::{Access, Pool, Several, failed};
 
 use crate::PostgresLedgerConfig;
-use crate::accounts::Place;
+use crate::accounts::{Accounts, Place};
 use crate::query::Reads;
 use crate::schema::{LEDGER, period};
 
@@ -19,6 +21,9 @@ pub(crate) struct Store {
     pub(crate) period: String,
     pub(crate) ids: HoldIds,
     pub(crate) reads: Reads,
+    pub(crate) damage: Damage,
+    /// How long the lock of one user is waited for.
+    pub(crate) patience: Duration,
     /// In place of the server's.
     pub(crate) clock: Option<Arc<dyn Clock>>,
     /// For transactions of nobody's rows.
@@ -47,6 +52,9 @@ impl Store {
             period: period(config.budget.window),
             ids: HoldIds::new(&secret),
             reads: Reads::new(config),
+            damage: Damage::default(),
+            patience: (config.operation_timeout / 40)
+                .clamp(Duration::from_millis(20), Duration::from_secs(1)),
             clock: config.clock.clone(),
             default_namespace,
         })
@@ -56,12 +64,23 @@ impl Store {
         Several::new(&self.default_namespace, &[])
     }
 
+    /// Notes which of these accounts are refused, and which are no more.
+    pub(crate) fn note(&self, accounts: &Accounts) {
+        for (partition, loaded) in accounts {
+            match loaded.check() {
+                Ok(()) => self.damage.sound(partition),
+                Err(why) => self.damage.found(partition, why.message()),
+            }
+        }
+    }
+
     pub(crate) fn place<'a>(
         &'a self,
         namespace: &'a Namespace,
         now: Timestamp,
         operation: &'static str,
     ) -> Place<'a> {
-        Place { books: &self.books, namespace, period: &self.period, reads: self.reads, now, operation }
+        let (books, period) = (self.books, self.period.clone());
+        Place { books, namespace, period, reads: self.reads, now, operation }
     }
 }

@@ -7,8 +7,9 @@ use loomflow_core::{
 };
 use loomflow_support_sql::postgres::{Access, Several, Transaction, failed};
 
-use crate::accounts::{ESTIMATES, Loaded, Wanted};
+use crate::accounts::{Accounts, ESTIMATES, Loaded, Place, Wanted};
 use crate::ledger::STORE;
+use crate::schema::Partition;
 use crate::store::Store;
 
 /// The epoch of an erasure stays, so that a scope from before does not write the name again.
@@ -55,7 +56,7 @@ impl Store {
         Ok(newest.into_iter().map(|charge| Owned::new(owner.clone(), charge)).collect())
     }
 
-    /// Looks at a user's account, with the estimates if they are wanted.
+    /// Looks at a user's account, with the estimates of windows of every kind if they are wanted.
     async fn look(
         &self,
         scope: &Scope,
@@ -70,12 +71,39 @@ impl Store {
         let mut accounts = place.load(&mut tx, &partitions, &Wanted::default()).await?;
         if estimates {
             place.load_estimates(&mut tx, &partitions, &mut accounts).await?;
+            self.add_lapsed(&mut tx, &place, &partitions, &mut accounts).await?;
         }
         tx.commit().await?;
+        self.note(&accounts);
         let missing = || Error::new(ErrorKind::Internal, "the account was not loaded");
         let loaded = accounts.remove(&partitions[0]).ok_or_else(missing)?;
         loaded.check().map_err(|e| e.with_operation(operation))?;
         Ok((loaded, now))
+    }
+
+    /// Adds what became an estimate in windows of other kinds because its lease ran out, although nobody settled it yet.
+    async fn add_lapsed(
+        &self,
+        tx: &mut Transaction,
+        place: &Place<'_>,
+        partitions: &[Partition],
+        accounts: &mut Accounts,
+    ) -> Result<()> {
+        for (partition, loaded) in accounts.iter_mut().filter(|(partition, _)| partitions.contains(partition))
+        {
+            for period in std::mem::take(&mut loaded.periods) {
+                let of = (&[*partition][..], &Wanted::default());
+                let Some(mut kind) = self.other_kind(tx, place, &period, of, false).await? else { continue };
+                kind.expire();
+                let Some(other) = kind.accounts.remove(partition) else { continue };
+                if let Err(error) = other.check() {
+                    loaded.refuse(&error);
+                }
+                loaded.account.holds.extend(other.account.holds);
+                loaded.made.extend(other.made);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
@@ -101,7 +129,8 @@ impl Store {
             .fetch_one(tx.conn())
             .await
             .map_err(failed("forget"))?;
-        let kept = holds || accounts.get(&partition).is_some_and(|loaded| !loaded.is_blank());
+        let counted = |loaded: &Loaded| !loaded.is_blank() || !loaded.periods.is_empty();
+        let kept = holds || accounts.get(&partition).is_some_and(counted);
         let names = if what.is_everything() { self.unname(tx, scope, now).await? } else { 0 };
         let line = Erased::new(STORE).with_count("counter_name", names);
         Ok(if !kept {
@@ -133,7 +162,7 @@ impl Store {
             .bind(&self.period)
             .bind(partition)
             .bind(epoch)
-            .bind(crate::accounts::json(&Cell::new(self.books.periods.number(now)))?)
+            .bind(crate::write::json(&Cell::new(self.books.periods.number(now)))?)
             .bind(place.retained())
             .execute(tx.conn())
             .await

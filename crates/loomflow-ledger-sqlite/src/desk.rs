@@ -1,15 +1,18 @@
 //! One write: what it loads of a user and of all users together, what it lets run out, and what it writes back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use loomflow_core::rules::quota::{Account, Books, Cell, Periods};
-use loomflow_core::{Owner, Result, RunId, Timestamp, Window};
+use loomflow_core::{Owner, Result, RunId, Timestamp};
 use loomflow_support_sql::sqlite::failed;
+use loomflow_support_sql::window_of;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::keeping::Keeping;
 use crate::prune;
 use crate::rows::{self, Counter, Entity, Loaded, Pick};
-use crate::schema::{Author, Columns as _, Key, damaged};
+use crate::schema::{Author, Columns as _, Key, damaged, is_damage, kind};
 
 /// Holds of others that one write lets run out at most, so that none pays for all.
 pub(crate) const SWEEP: i64 = 256;
@@ -22,6 +25,7 @@ pub(crate) struct Order {
     pub(crate) books: Books,
     /// Whether it clears away a little of what nobody needs.
     pub(crate) prunes: bool,
+    pub(crate) keeping: Arc<Keeping>,
 }
 
 /// See the module.
@@ -34,6 +38,7 @@ pub(crate) struct Desk<'c> {
     begin: Timestamp,
     books: Books,
     space: Key,
+    pub(crate) keeping: Arc<Keeping>,
     /// The counters of all users together by kind of window: as they were, and as they are.
     globals: BTreeMap<String, (Option<Cell>, Cell)>,
 }
@@ -59,10 +64,10 @@ pub(crate) async fn change<T: Send>(
     pick: Pick,
     act: impl FnOnce(&mut Account, &Books, &mut Cell) -> Result<T> + Send,
 ) -> Result<Result<T>> {
-    let Order { operation, author, books, prunes } = order;
+    let Order { operation, author, books, prunes, .. } = order;
     let user = user(conn, author, operation).await?;
-    let mut desk = Desk::new(conn, operation, author, books, now, user.floor);
-    let mut window = books.periods.window().to_string();
+    let mut desk = Desk::new(conn, order, now, user.floor);
+    let mut window = kind(books.periods.window());
     if let Pick::Id(id) = pick {
         let asked =
             sqlx::query(WINDOW_OF).bind(&author.partition[..]).bind(id.as_u128().to_be_bytes().to_vec());
@@ -76,6 +81,7 @@ pub(crate) async fn change<T: Send>(
         desk.sweep(now, SWEEP, Some((&author.partition, &window))).await?;
     }
     let mut loaded = desk.load(author.partition, &window, pick).await?;
+    order.keeping.damage.sound(&author.partition);
     let mut global = desk.take_global(&loaded).await?;
     let outcome = act(&mut loaded.account, &loaded.books, &mut global.1);
     desk.put_global(&window, global);
@@ -89,6 +95,7 @@ pub(crate) async fn change<T: Send>(
     desk.finish().await?;
     if *prunes {
         prune::clear(&mut desk).await?;
+        prune::users(&mut desk, author).await?;
     }
     Ok(outcome)
 }
@@ -102,9 +109,9 @@ pub(crate) async fn settle_all(
 ) -> Result<(Cell, bool)> {
     let Order { operation, author, books, .. } = order;
     let user = user(conn, author, operation).await?;
-    let mut desk = Desk::new(conn, operation, author, books, now, user.floor);
+    let mut desk = Desk::new(conn, order, now, user.floor);
     let swept = desk.sweep(now, SWEEP, None).await?;
-    let window = books.periods.window().to_string();
+    let window = kind(books.periods.window());
     let cell = desk.global(&window).await?.1.clone();
     desk.finish().await?;
     Ok((cell, swept))
@@ -143,49 +150,70 @@ async fn remember(
 /// The caps in windows of another kind.
 pub(crate) fn in_window(books: &Books, window: &str) -> Result<Books> {
     let mut books = *books;
-    let window: Window = window.parse().map_err(|_| damaged("window"))?;
+    let window = window_of(window).ok_or_else(|| damaged("window"))?;
     books.periods = Periods::new(window);
     Ok(books)
 }
 
-const DUE_OF_ALL: &str = "SELECT DISTINCT partition, window FROM (SELECT partition, window FROM ledger_holds \
-                          WHERE space = ?1 AND ended IS NULL AND expires <= ?2 ORDER BY expires LIMIT ?3)";
+const DUE_OF_ALL: &str = "SELECT partition, window, count(*) AS holds FROM (SELECT partition, window FROM ledger_holds \
+                          WHERE space = ?1 AND ended IS NULL AND expires <= ?2 ORDER BY expires LIMIT ?3 OFFSET ?4) \
+                          GROUP BY partition, window";
+/// How often a sweep looks further where all that it found are of accounts that it cannot settle.
+const LOOKS: u32 = 4;
 
 impl<'c> Desk<'c> {
-    fn new(
-        conn: &'c mut SqliteConnection,
-        operation: &'static str,
-        author: &Author,
-        books: &Books,
-        now: Timestamp,
-        floor: Timestamp,
-    ) -> Self {
-        let (space, globals) = (author.space, BTreeMap::new());
-        Self { conn, operation, now, begin: now.max(floor), books: *books, space, globals }
+    fn new(conn: &'c mut SqliteConnection, order: &Order, now: Timestamp, floor: Timestamp) -> Self {
+        let Order { operation, author, books, keeping, .. } = order;
+        let (space, globals, keeping) = (author.space, BTreeMap::new(), keeping.clone());
+        Self { conn, operation, now, begin: now.max(floor), books: *books, space, keeping, globals }
     }
 
     /// Closes holds of the namespace whose lease ran out by `until`, those of the users of the first `limit` ones; the
     /// account `but` is loaded by itself. Answers whether there were any.
+    ///
+    /// An account with a damaged row is passed by: what it holds stays held, and nobody else waits for its repair.
     pub(crate) async fn sweep(
         &mut self,
         until: Timestamp,
         limit: i64,
         but: Option<(&Key, &str)>,
     ) -> Result<bool> {
-        let due = sqlx::query(DUE_OF_ALL).bind(&self.space[..]).bind(until.as_micros()).bind(limit);
-        let due = due.fetch_all(&mut *self.conn).await.map_err(failed(self.operation))?;
-        for row in &due {
-            let (partition, window): (Key, &str) = (row.bytes("partition")?, row.cell("window")?);
-            if but == Some((&partition, window)) {
-                continue;
+        let mut passed = 0;
+        for _ in 0..LOOKS {
+            let due = sqlx::query(DUE_OF_ALL).bind(&self.space[..]).bind(until.as_micros());
+            let due = due.bind(limit).bind(passed).fetch_all(&mut *self.conn).await;
+            let (mut found, mut settled) = (0, false);
+            for row in &due.map_err(failed(self.operation))? {
+                let (partition, window): (Key, &str) = (row.bytes("partition")?, row.cell("window")?);
+                found += row.cell::<i64>("holds")?;
+                settled |= but != Some((&partition, window)) && self.settle(partition, window).await?;
             }
-            let mut loaded = self.load(partition, window, Pick::None).await?;
-            let mut global = self.take_global(&loaded).await?;
-            loaded.account.expire(&loaded.books, self.now, &mut global.1);
-            self.put_global(window, global);
-            self.save(loaded).await?;
+            passed += found;
+            if settled || found < limit {
+                return Ok(settled);
+            }
         }
-        Ok(!due.is_empty())
+        Ok(false)
+    }
+
+    /// Closes the holds of one account whose lease ran out. Answers whether it could be read.
+    async fn settle(&mut self, partition: Key, window: &str) -> Result<bool> {
+        match self.expire(partition, window).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_damage(&error) => {
+                self.keeping.damage.found(&partition, error.message());
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn expire(&mut self, partition: Key, window: &str) -> Result<()> {
+        let mut loaded = self.load(partition, window, Pick::None).await?;
+        let mut global = self.take_global(&loaded).await?;
+        loaded.account.expire(&loaded.books, self.now, &mut global.1);
+        self.put_global(window, global);
+        self.save(loaded).await
     }
 
     async fn load(&mut self, partition: Key, window: &str, pick: Pick) -> Result<Loaded> {

@@ -11,7 +11,7 @@ const OPERATION: &str = "forget";
 const USER: &str = "SELECT u.name, n.namespace, n.user_id, \
      EXISTS (SELECT 1 FROM ledger_counters AS c WHERE c.partition = ?1) AS kept FROM (SELECT 1) \
      LEFT JOIN ledger_users AS u ON u.partition = ?1 LEFT JOIN ledger_names AS n ON n.name = u.name";
-const BLANK: &str = "UPDATE ledger_names SET namespace = '', user_id = NULL WHERE name = ?1";
+pub(crate) const BLANK: &str = "UPDATE ledger_names SET namespace = '', user_id = NULL WHERE name = ?1";
 const RAISE: &str = "INSERT INTO ledger_users (partition, epoch, name) VALUES (?1, ?2, NULL) \
                      ON CONFLICT (partition) DO UPDATE SET epoch = max(epoch, excluded.epoch), name = NULL";
 

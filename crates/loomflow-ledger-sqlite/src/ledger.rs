@@ -18,9 +18,10 @@ use loomflow_support_sql::sqlite::{Database, SERVER, failed};
 use crate::config::SqliteLedgerConfig;
 use crate::desk::{self, Order};
 use crate::forget;
+use crate::keeping::Keeping;
 use crate::read::Look;
 use crate::rows::Pick;
-use crate::schema::{Author, Columns as _, Filter, SCHEMA, STORE};
+use crate::schema::{Author, Columns as _, Filter, SCHEMA, STORE, is_damage};
 
 /// Every so many writes, one clears away a little.
 const PRUNE_EVERY: u32 = 32;
@@ -47,6 +48,7 @@ struct Inner {
     books: Books,
     ids: HoldIds,
     writes: AtomicU32,
+    keeping: Arc<Keeping>,
 }
 
 const SECRET: &str = "SELECT secret FROM ledger_meta WHERE one = 1";
@@ -68,8 +70,8 @@ impl SqliteLedger {
         drop(read);
         let guard = Resilience::without_circuit(SERVER, config.operation_timeout);
         let (filter, books) = (Filter::of(&config), Books::new(&config.budget));
-        let (budget, writes) = (config.budget, AtomicU32::new(0));
-        let inner = Arc::new(Inner { database, guard, filter, budget, books, ids, writes });
+        let (budget, writes, keeping) = (config.budget, AtomicU32::new(0), Arc::default());
+        let inner = Arc::new(Inner { database, guard, filter, budget, books, ids, writes, keeping });
         Ok(Self { inner, clock: Arc::new(SystemClock) })
     }
 
@@ -92,7 +94,8 @@ impl SqliteLedger {
     fn order(&self, operation: &'static str, scope: &Scope) -> Order {
         let inner = &*self.inner;
         let prunes = inner.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(PRUNE_EVERY);
-        Order { operation, author: Author::of(scope), books: inner.books, prunes }
+        let (author, keeping) = (Author::of(scope), inner.keeping.clone());
+        Order { operation, author, books: inner.books, prunes, keeping }
     }
 
     /// Does `act` on the user's account as one write. It is done with the time at which the write has its turn.
@@ -113,7 +116,13 @@ impl SqliteLedger {
                 })
             })
         };
-        self.inner.guard.run(operation, Repeat::Safe, change).await?.map_err(|e| e.with_operation(operation))
+        let done = self.inner.guard.run(operation, Repeat::Safe, change).await;
+        if let Err(error) = &done
+            && is_damage(error)
+        {
+            self.inner.keeping.damage.found(&scope.owner().partition(), error.message());
+        }
+        done.flatten().map_err(|e| e.with_operation(operation))
     }
 
     fn look<'a>(&'a self, scope: &'a Scope) -> Look<'a> {
@@ -259,7 +268,11 @@ impl TenantData for SqliteLedger {
             asked.map(drop).map_err(failed("ready"))
         };
         let answer = guard.run("ready", Repeat::Safe, ask).await;
-        guard.readiness(&answer)
+        let mut readiness = guard.readiness(&answer);
+        if readiness.ready {
+            readiness.detail = self.inner.keeping.damage.detail();
+        }
+        readiness
     }
 
     /// Every counter of the user as an item of kind `counter`, and every charge that can be reconciled as an `estimate`.

@@ -6,6 +6,7 @@
 mod config;
 mod desk;
 mod forget;
+mod keeping;
 mod ledger;
 mod prune;
 mod read;

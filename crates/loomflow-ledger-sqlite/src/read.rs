@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::desk::in_window;
 use crate::rows::{counter_of, hold_of, select_holds};
-use crate::schema::{Author, Columns as _, Filter};
+use crate::schema::{Author, Columns as _, Filter, in_row, kind};
 
 /// What a read is told.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Look<'_> {
     /// The report on the present kind of window.
     pub(crate) async fn usage(self, conn: &mut SqliteConnection) -> Result<UsageReport> {
         let author = Author::of(self.scope);
-        let window = self.books.periods.window().to_string();
+        let window = kind(self.books.periods.window());
         let mut usage = Account::new(self.books, self.now).report(self.books, self.now);
         for (found, owner, report) in self.reports(conn, "usage").await? {
             author.check(Some(&owner), "usage")?;
@@ -67,10 +67,10 @@ impl Look<'_> {
                 .bind(&window)
                 .bind(self.now.as_micros());
             let due = due.fetch_all(&mut *conn).await.map_err(fail)?;
-            let counter = counter_of(&row)?;
+            let counter = counter_of(&row).map_err(in_row("ledger_counters", &partition, "entity user"))?;
             let mut account = Account::new(&books, self.now);
             (account.user, account.open_holds) = (counter.cell, counter.open_holds);
-            account.holds = due.iter().map(hold_of).collect::<Result<_>>()?;
+            account.holds = due.iter().map(|row| hold_of(row, &partition)).collect::<Result<_>>()?;
             reports.push((window, self.owner(&row)?, account.report(&books, self.now)));
         }
         Ok(reports)
@@ -82,13 +82,13 @@ impl Look<'_> {
         conn: &mut SqliteConnection,
         operation: &'static str,
     ) -> Result<Vec<(Owner, EstimatedCharge)>> {
-        let rows = sqlx::query(self.filter.sql(ESTIMATES));
-        let rows = rows.bind(self.scope.owner().partition().to_vec()).bind(self.now.as_micros());
+        let partition = self.scope.owner().partition();
+        let rows = sqlx::query(self.filter.sql(ESTIMATES)).bind(&partition[..]).bind(self.now.as_micros());
         let rows = rows.fetch_all(conn).await.map_err(failed(operation))?;
         let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
         let mut places: BTreeMap<HoldId, (usize, Owner)> = BTreeMap::new();
         for (place, row) in rows.iter().enumerate() {
-            let (id, hold) = hold_of(row)?;
+            let (id, hold) = hold_of(row, &partition)?;
             accounts.entry(row.cell("window")?).or_default().holds.insert(id, hold);
             places.insert(id, (place, self.owner(row)?));
         }

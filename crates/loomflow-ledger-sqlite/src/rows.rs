@@ -7,7 +7,7 @@ use loomflow_core::{Digest, HoldId, HoldKey, Result, RunId, Timestamp};
 use loomflow_support_sql::sqlite::failed;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use crate::schema::{Columns as _, Key, damaged, to_json};
+use crate::schema::{Columns as _, Key, damaged, in_row, to_json};
 
 /// How long a counter is kept after nothing in it counts any more, so that a clock that leapt ahead and came back finds
 /// what it left.
@@ -61,7 +61,12 @@ pub(crate) async fn counter(
 ) -> Result<Option<Counter>> {
     let found = sqlx::query(COUNTER).bind(&partition[..]).bind(entity.name()).bind(window).bind(entity.run());
     let row = found.fetch_optional(conn).await.map_err(failed(operation))?;
-    row.map(|row| counter_of(&row)).transpose()
+    let which = match entity {
+        Entity::Global => String::new(),
+        Entity::User => "entity user".to_owned(),
+        Entity::Run(run) => format!("entity run, run {run}"),
+    };
+    row.map(|row| counter_of(&row)).transpose().map_err(in_row("ledger_counters", partition, &which))
 }
 
 /// A counter from its row.
@@ -137,8 +142,15 @@ const BY_KEY: &str =
     select_holds!("h.partition = ?1 AND h.window = ?2 AND h.run = ?3 AND h.seq = ?4 AND h.ended IS NULL");
 const BY_ID: &str = select_holds!("h.partition = ?1 AND h.window = ?2 AND h.id = ?3");
 
-/// A hold from its row.
-pub(crate) fn hold_of(row: &SqliteRow) -> Result<(HoldId, HoldRecord)> {
+/// A hold of this partition from its row.
+pub(crate) fn hold_of(row: &SqliteRow, partition: &Key) -> Result<(HoldId, HoldRecord)> {
+    read_hold(row).map_err(|error| {
+        let place = row.cell::<i64>("place").unwrap_or_default();
+        in_row("ledger_holds", partition, &format!("place {place}"))(error)
+    })
+}
+
+fn read_hold(row: &SqliteRow) -> Result<(HoldId, HoldRecord)> {
     let seq = u32::try_from(row.cell::<i64>("seq")?).map_err(|_| damaged("seq"))?;
     let key = HoldKey::new(row.run_id("run")?, seq);
     let terms = Digest::from_bytes(row.bytes("terms")?);
@@ -188,7 +200,7 @@ pub(crate) async fn load(
         }
     };
     rows.extend(asked);
-    account.holds = rows.iter().map(hold_of).collect::<Result<_>>()?;
+    account.holds = rows.iter().map(|row| hold_of(row, &partition)).collect::<Result<_>>()?;
     let mut runs: Vec<RunId> =
         account.holds.values().filter(|h| h.life.is_some()).map(|h| h.key.run).collect();
     if let Pick::Key(key) = pick

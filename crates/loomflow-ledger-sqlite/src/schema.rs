@@ -1,10 +1,12 @@
 //! Where a scope becomes a key, a row and a filter: nowhere else.
 
+use std::fmt;
+
 use loomflow_core::{
-    Digest, Epoch, Error, ErrorKind, HoldId, Owner, Result, RunId, Scope, Timestamp, UserId,
+    Digest, Epoch, Error, ErrorKind, HoldId, Owner, Result, RunId, Scope, Timestamp, UserId, Window,
 };
-use loomflow_support_sql::Migration;
 use loomflow_support_sql::sqlite::Schema;
+use loomflow_support_sql::{Migration, hex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
@@ -122,7 +124,7 @@ pub(crate) trait Columns {
 
     /// What is kept as JSON.
     fn json<T: DeserializeOwned>(&self, name: &'static str) -> Result<T> {
-        serde_json::from_str(self.cell(name)?).map_err(|e| damaged(name).with_source(e))
+        serde_json::from_str(self.cell(name)?).map_err(|_| damaged(name))
     }
 
     /// Whose the row says it is; nobody's after an erasure.
@@ -134,15 +136,67 @@ pub(crate) trait Columns {
 
 impl Columns for SqliteRow {
     fn cell<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(&'r self, name: &'static str) -> Result<T> {
-        self.try_get(name).map_err(|e| damaged(name).with_source(e))
+        self.try_get(name).map_err(|_| damaged(name))
     }
 }
 
-/// An error for a row that this program did not write.
+/// The kind of a window, as part of a key. A rolling window that is no whole number of seconds is told to the microsecond.
+pub(crate) fn kind(window: Window) -> String {
+    match window {
+        Window::Rolling(length) if length.subsec_nanos() > 0 => format!("rolling:{}us", length.as_micros()),
+        other => other.to_string(),
+    }
+}
+
+/// What is the matter with a column.
+#[derive(Debug)]
+struct Damaged(&'static str);
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the column `{}` holds what this program did not write", self.0)
+    }
+}
+
+impl std::error::Error for Damaged {}
+
+/// An error for a row that this program did not write, or that was damaged.
 pub(crate) fn damaged(column: &'static str) -> Error {
     Error::new(ErrorKind::Internal, "a stored row cannot be read")
         .with_operation("read")
-        .with_context("column", column)
+        .with_source(Damaged(column))
+}
+
+fn damage(error: &Error) -> Option<&Damaged> {
+    use std::error::Error as _;
+    error.source().and_then(|source| source.downcast_ref())
+}
+
+/// Whether a row could not be read, and not the file.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    damage(error).is_some()
+}
+
+/// Says which row it was, under the hash alone, and what to do. Other errors stay as they are.
+pub(crate) fn in_row(table: &'static str, partition: &Key, which: &str) -> impl Fn(Error) -> Error + use<> {
+    let (partition, which) = (hex(partition), which.to_owned());
+    move |error| {
+        let Some(&Damaged(column)) = damage(&error) else { return error };
+        let message = if which.is_empty() {
+            format!(
+                "the counter of all users together cannot be read, and nobody is served without it (table {table}, partition \
+                 {partition}, column {column}): restore its row from a backup"
+            )
+        } else {
+            format!(
+                "a stored row of this account cannot be read, and nothing is done with the account (table {table}, partition \
+                 {partition}, {which}, column {column}): restore the row from a backup"
+            )
+        };
+        Error::new(ErrorKind::Internal, message)
+            .with_operation(error.operation())
+            .with_source(Damaged(column))
+    }
 }
 
 /// As it is kept in a column. Numbers beyond `i64` are kept exactly, which a column of numbers could not.

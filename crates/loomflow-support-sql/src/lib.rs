@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod damage;
 mod error;
 mod migration;
 #[cfg(feature = "postgres")]
@@ -10,7 +11,10 @@ pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod wakes;
+mod window;
 
+pub use damage::{Damage, hex};
 pub use error::store_error;
 pub use migration::{Migration, pending};
 pub use wakes::Wakes;
+pub use window::window_of;

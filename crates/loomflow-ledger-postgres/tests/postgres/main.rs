@@ -6,7 +6,10 @@
 mod support;
 
 mod concurrency;
+mod damage;
+mod fairness;
 mod faults;
 mod keeping;
 mod schema;
 mod walls;
+mod windows;

@@ -34,8 +34,16 @@ pub fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> Error {
 /// Whether the server undid a transaction because of others (a deadlock, a failure to serialise): done again, it can work.
 #[must_use]
 pub fn is_undone(error: &Error) -> bool {
+    matches!(code(error), Some("40001" | "40P01"))
+}
+
+/// Whether a lock was not granted in the time that [`Several::with_patience`] says.
+#[must_use]
+pub fn is_locked(error: &Error) -> bool {
+    code(error) == Some("55P03")
+}
+
+fn code(error: &Error) -> Option<&str> {
     use std::error::Error as _;
-    let code =
-        error.source().and_then(|e| e.downcast_ref::<crate::error::Refused>()).map(|refused| &*refused.code);
-    matches!(code, Some("40001" | "40P01"))
+    error.source().and_then(|e| e.downcast_ref::<crate::error::Refused>()).map(|refused| &*refused.code)
 }

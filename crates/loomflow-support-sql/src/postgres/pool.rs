@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use loomflow_core::{Error, ErrorKind, Owner, Result};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -91,7 +91,7 @@ impl Pool {
     /// [`ErrorKind::Overloaded`] when no connection becomes free in time; whatever connecting fails with.
     pub async fn begin(&self, owner: &Owner, access: Access, operation: &'static str) -> Result<Transaction> {
         let begin = access.begin(owner);
-        let lease = self.first_statement(&begin, operation).await?;
+        let (lease, _) = self.first_statement(&begin, operation).await?;
         Ok(Transaction::new(self.clone(), lease, operation))
     }
 
@@ -106,8 +106,30 @@ impl Pool {
         access: Access,
         operation: &'static str,
     ) -> Result<Transaction> {
-        let lease = self.first_statement(&several.begin(access), operation).await?;
+        let (lease, _) = self.first_statement(&several.begin(access), operation).await?;
         Ok(Transaction::new(self.clone(), lease, operation))
+    }
+
+    /// As [`Pool::begin_several`], and asks `question` in the same round trip, once the locks are granted: a statement that
+    /// answers with one row. It travels as text, so nothing in it may come from outside of the program.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::begin`].
+    pub async fn begin_several_asking(
+        &self,
+        several: &Several<'_>,
+        access: Access,
+        question: &str,
+        operation: &'static str,
+    ) -> Result<(Transaction, PgRow)> {
+        let begin = format!("{}; {question}", several.begin(access));
+        let (lease, mut rows) = self.first_statement(&begin, operation).await?;
+        let tx = Transaction::new(self.clone(), lease, operation);
+        match rows.pop() {
+            Some(answer) => Ok((tx, answer)),
+            None => Err(tx.refuse(store_error(sqlx::Error::RowNotFound, SERVER, operation)).await),
+        }
     }
 
     /// Whether the server answers.
@@ -116,14 +138,14 @@ impl Pool {
     ///
     /// As [`Pool::begin`].
     pub async fn ping(&self) -> Result<()> {
-        let lease = self.first_statement("SELECT 1", "ready").await?;
+        let (lease, _) = self.first_statement("SELECT 1", "ready").await?;
         self.give_back(lease);
         Ok(())
     }
 
     /// A connection on which `sql`, which may be repeated, has been done. Connections that turn out to be dead are
-    /// dropped, and the next is taken, until one is new.
-    async fn first_statement(&self, sql: &str, operation: &'static str) -> Result<Lease> {
+    /// dropped, and the next is taken, until one is new. Answers with what `sql` gave, too.
+    async fn first_statement(&self, sql: &str, operation: &'static str) -> Result<(Lease, Vec<PgRow>)> {
         let mut permit = Some(self.permit(operation).await?);
         loop {
             let held = permit.take().expect("given back whenever the loop goes on");
@@ -135,8 +157,8 @@ impl Pool {
             };
             let mut lease = Lease { pooled, permit: held };
             let statement = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
-            match lease.pooled.conn.execute(statement).await {
-                Ok(_) => return Ok(lease),
+            match lease.pooled.conn.fetch_all(statement).await {
+                Ok(rows) => return Ok((lease, rows)),
                 Err(error) => {
                     let error = store_error(error, SERVER, operation);
                     let dead = matches!(error.kind(), ErrorKind::Transport | ErrorKind::Unreachable);

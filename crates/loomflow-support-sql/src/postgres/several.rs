@@ -1,9 +1,14 @@
 //! A transaction of several partitions of one namespace: what it names, and in which order it locks.
 
-use loomflow_core::Namespace;
+use std::time::Duration;
+
+use loomflow_core::{Namespace, Result};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::component::Policy;
-use super::transaction::Access;
+use super::failed;
+use super::transaction::{Access, Transaction};
+use crate::hex;
 
 /// Rows of the partitions that a transaction lists, for [`Table::with_rows`](super::Table::with_rows).
 pub const LISTED: &str = "(encode(partition, 'hex'::text) = ANY \
@@ -34,13 +39,26 @@ pub struct Several<'a> {
     namespace: &'a Namespace,
     partitions: &'a [[u8; 32]],
     whole: bool,
+    patience: Option<Duration>,
 }
+
+/// Which of the partitions nobody else has locked. They are locked by asking.
+const TRY: &str = "
+SELECT partition FROM unnest($1::bytea[], $2::int[], $3::int[]) AS keys(partition, a, b) WHERE pg_try_advisory_xact_lock(a, b)";
 
 impl<'a> Several<'a> {
     /// These partitions, which are of this namespace.
     #[must_use]
     pub fn new(namespace: &'a Namespace, partitions: &'a [[u8; 32]]) -> Self {
-        Self { namespace, partitions, whole: false }
+        Self { namespace, partitions, whole: false, patience: None }
+    }
+
+    /// How long to wait for the lock of a partition, and for any lock after it: then the transaction fails with what
+    /// [`is_locked`](super::is_locked) knows. The lock of all users together is waited for as long as any statement may take.
+    #[must_use]
+    pub fn with_patience(mut self, limit: Duration) -> Self {
+        self.patience = Some(limit);
+        self
     }
 
     /// Whether to lock what belongs to all users of the namespace together.
@@ -68,6 +86,27 @@ impl<'a> Several<'a> {
         format!("SELECT set_config('loomflow.sweep', '', true); {}{}", self.naming(), self.locks())
     }
 
+    /// As [`Several::again`], of those partitions that nobody has locked: the others are neither named nor waited for.
+    /// Answers which it named.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost.
+    pub async fn again_where_free(
+        self,
+        tx: &mut Transaction,
+        operation: &'static str,
+    ) -> Result<Vec<[u8; 32]>> {
+        let (a, b): (Vec<i32>, Vec<i32>) = self.partitions.iter().map(partition_key).unzip();
+        let tried = sqlx::query_scalar(TRY).bind(self.partitions).bind(a).bind(b);
+        let free: Vec<[u8; 32]> = tried.fetch_all(tx.conn()).await.map_err(failed(operation))?;
+        let named = Several { partitions: &free, ..self }.naming();
+        let named = format!("SELECT set_config('loomflow.sweep', '', true); {named}");
+        tx.conn().execute(sqlx::raw_sql(AssertSqlSafe(named))).await.map_err(failed(operation))?;
+        Ok(free)
+    }
+
+    /// In the text, and not as parameters: several statements travel at once only so. It is hex and nothing else.
     fn naming(&self) -> String {
         let partitions: Vec<String> = self.partitions.iter().map(|p| hex(p)).collect();
         format!(
@@ -87,8 +126,13 @@ impl<'a> Several<'a> {
         keys.sort_unstable();
         keys.dedup();
         let whole = self.whole.then(|| namespace_key(self.namespace));
+        let lock = |(a, b): (i32, i32)| format!("pg_advisory_xact_lock({a}, {b})");
+        let patience = self
+            .patience
+            .map(|limit| format!("set_config('lock_timeout', '{}ms', true)", limit.as_millis().max(1)));
+        // In the order in which they are written: that is how a list is computed that reads no table.
         let calls: Vec<String> =
-            whole.into_iter().chain(keys).map(|(a, b)| format!("pg_advisory_xact_lock({a}, {b})")).collect();
+            whole.map(lock).into_iter().chain(patience).chain(keys.into_iter().map(lock)).collect();
         if calls.is_empty() { String::new() } else { format!("; SELECT {}", calls.join(", ")) }
     }
 }
@@ -103,16 +147,6 @@ fn partition_key(partition: &[u8; 32]) -> (i32, i32) {
 
 fn namespace_key(namespace: &Namespace) -> (i32, i32) {
     partition_key(loomflow_core::Digest::of(&[b"namespace", namespace.as_str().as_bytes()]).as_bytes())
-}
-
-/// Not a parameter: several statements travel at once only as text. It is hex and nothing else.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        hex.extend(
-            [byte >> 4, byte & 15].map(|n| char::from_digit(n.into(), 16).expect("a nibble is a digit")),
-        );
-        hex
-    })
 }
 
 #[cfg(test)]
