@@ -14,9 +14,8 @@ use std::time::Duration;
 use doubles::{Refusing, Slow};
 use loomflow_conformance::doubles::RecordingTelemetry;
 use loomflow_core::{
-    Action, Agent, AgentBuilder, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalStore as _,
-    ArgumentPattern, Effect, Error, ErrorKind, GrantTerms, HasModel, Notified, Timestamp, ToolOutcome,
-    ToolStatus, UserAgent,
+    Action, Agent, AgentBuilder, ApprovalDecision, ApprovalGrant, ApprovalId, ArgumentPattern, Effect, Error,
+    ErrorKind, GrantTerms, HasModel, Notified, Timestamp, ToolOutcome, ToolStatus, UserAgent,
 };
 use loomflow_local::{CallbackApprovals, InMemoryApprovalStore, InMemoryJournalStore, InProcRuntime};
 use loomflow_tests::double::{ModelDouble, Step, say};
@@ -317,7 +316,7 @@ async fn wherever_a_run_is_dropped_nobody_is_shown_its_request() {
 
 /// A person approves and remembers while the run goes away, wherever it is: the approval is used, or it is void and says so, and
 /// what was remembered with it is void, too.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_approval_as_the_run_goes_away_is_used_or_void_with_its_grant() {
     let (mut used, mut void) = (0, 0);
     for polls in 0..120 {
@@ -326,7 +325,7 @@ async fn an_approval_as_the_run_goes_away_is_used_or_void_with_its_grant() {
         let (alice, boss) = (agent.for_user(user("alice")), agent.for_user(user("boss")));
         let mut decided = false;
         {
-            let mut run = pin!(IntoFuture::into_future(alice.run("pay")));
+            let mut run = Box::pin(IntoFuture::into_future(alice.run("pay")));
             let id = until("somebody is asked", async || {
                 assert!(futures_util::poll!(run.as_mut()).is_pending());
                 boss.approvals().await.unwrap().pop()
@@ -341,6 +340,7 @@ async fn an_approval_as_the_run_goes_away_is_used_or_void_with_its_grant() {
                 } else if futures_util::poll!(run.as_mut()).is_ready() {
                     break;
                 }
+                tokio::time::sleep(Duration::from_millis(6)).await;
             }
             drop(run);
             if !decided {

@@ -18,9 +18,9 @@ use tokio::task::yield_now;
 
 /// A store that suspends before and after everything it does. Told so, it never comes back from a use.
 #[derive(Debug, Default)]
-pub struct Slow {
-    pub store: Arc<InMemoryApprovalStore>,
-    pub dies_after_a_use: AtomicBool,
+pub(crate) struct Slow {
+    pub(crate) store: Arc<InMemoryApprovalStore>,
+    pub(crate) dies_after_a_use: AtomicBool,
 }
 
 async fn between<T>(work: impl Future<Output = T>) -> T {
@@ -114,13 +114,13 @@ impl TenantData for Slow {
 
 /// A log that cannot be written where it is told so.
 #[derive(Debug)]
-pub struct Refusing {
+pub(crate) struct Refusing {
     log: InMemoryAuditLog,
-    pub refuses: Mutex<Option<Action>>,
+    pub(crate) refuses: Mutex<Option<Action>>,
 }
 
 impl Refusing {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { log: InMemoryAuditLog::new(), refuses: Mutex::default() })
     }
 }

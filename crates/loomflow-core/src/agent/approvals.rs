@@ -64,12 +64,20 @@ impl UserAgent {
     pub async fn approvals_page(&self, page: ApprovalPage) -> Result<Vec<Approval>> {
         let Some(store) = &self.agent.approvals.store else { return Ok(Vec::new()) };
         let scope = self.scope().await?;
-        Record::of(&self.agent, &scope).lapsed(&**store).await?;
+        self.record_lapsed(store.clone(), scope.dup()).await?;
         let found = store.list(&scope, self.agent.services.clock.now(), page).await?;
         if found.iter().all(|approval| is_theirs(&scope, approval)) {
             return Ok(found.into_iter().map(Owned::into_value).collect());
         }
         open_all(&self.agent.services, &scope, "approvals", found).await
+    }
+
+    /// What the store hands out once is on record then, whether the caller waits for it or not.
+    async fn record_lapsed(&self, store: Arc<dyn ApprovalStore>, scope: Scope) -> Result<()> {
+        let slot = self.agent.closer.slot(rand::random()).await?;
+        let agent = self.agent.clone();
+        let work = async move { Record::of(&agent, &scope).lapsed(&*store).await };
+        Handoff::new(slot, Box::pin(work)).await
     }
 
     /// Decides a request that the tenant may decide. The decision is written into the requester's audit log before it counts:

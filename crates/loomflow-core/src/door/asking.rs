@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::identity::UserId;
 use crate::ids::{ApprovalId, GrantId};
+use crate::redact::Redacted;
 use crate::rules::approvals::{self as rules, Decider};
 use crate::run::{Journaled, RunState, Step};
 use crate::tool::ToolSpec;
@@ -44,7 +45,7 @@ pub(super) async fn ask(
     let waiting = Waiting::arm(run, store.clone(), id, slot);
     let earlier = if run.is_journaled() { waiting::look(run, &**store, id).await? } else { None };
     if let Some(earlier) = earlier {
-        return go_on_asking(run, spec, bound, waiting, earlier, (&**store, &**handler)).await;
+        return go_on_asking(run, spec, bound, waiting, earlier, (store, &**handler)).await;
     }
     if let Some(grant) = remembered::covering(run, spec, &bound, &**store, version).await? {
         waiting.settled();
@@ -53,7 +54,7 @@ pub(super) async fn ask(
             Approved { policy_version: version, expires_at: grant.expires_at, grant: Some(grant.id) };
         return again(run, spec, bound, approved, None).await;
     }
-    Record::of_run(run).lapsed(&**store).await?;
+    waiting::lapse(run, store).await?;
     let request = ApprovalRequest { id, ..request(run, spec, &bound, why, version) };
     match waiting::create(run, store, request.clone()).await {
         Err(full) if full.kind() == ErrorKind::Capacity => {
@@ -66,7 +67,7 @@ pub(super) async fn ask(
     }
     run.ctx.count("loom.approval.escalations", 1, &[("effect", spec.effect.as_str())]);
     announce(run, spec, &bound, &request).await?;
-    await_decision(run, spec, bound, waiting, &request, (&**store, Some(&**handler))).await
+    await_decision(run, spec, bound, waiting, &request, (store, Some(&**handler))).await
 }
 
 /// Goes on with what an earlier life of the run asked about this very call. A request that is stored need not have reached
@@ -77,7 +78,7 @@ async fn go_on_asking(
     bound: Bound,
     waiting: Waiting,
     earlier: Approval,
-    (store, handler): (&dyn ApprovalStore, &dyn ApprovalHandler),
+    (store, handler): (&Arc<dyn ApprovalStore>, &dyn ApprovalHandler),
 ) -> Result<Permit> {
     let request = &earlier.request;
     if request.digest != bound.digest {
@@ -147,29 +148,50 @@ async fn await_decision(
     bound: Bound,
     mut waiting: Waiting,
     request: &ApprovalRequest,
-    (store, handler): (&dyn ApprovalStore, Option<&dyn ApprovalHandler>),
+    (store, handler): (&Arc<dyn ApprovalStore>, Option<&dyn ApprovalHandler>),
 ) -> Result<Permit> {
     waiting.begin().await?;
     keep_wall_clock(run, request).await;
-    let answer = answer(run, store, request, handler).await?;
+    let answer = answer(run, &**store, request, handler).await?;
     let is_decided = matches!(answer, Answer::Decided);
     waiting.end(if is_decided { waiting::ANSWERED } else { waiting::UNANSWERED }).await?;
     match answer {
         Answer::Decided => dispatch(run, spec, bound, waiting, store, request).await,
         Answer::Late => expire(run, waiting, store, request).await,
-        Answer::Nobody(told) => match waiting::decline(run, store, request).await {
-            // A person was faster than that: theirs is the decision.
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                dispatch(run, spec, bound, waiting, store, request).await
+        Answer::Nobody(told) => {
+            let told: Arc<str> = format!("{}; {told}", request.why).into();
+            match decline(run, spec, &bound, store, request, told.clone()).await {
+                // A person was faster than that: theirs is the decision.
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    dispatch(run, spec, bound, waiting, store, request).await
+                }
+                Err(error) => Err(error),
+                Ok(()) => {
+                    waiting.settled();
+                    resolved(run, request, "deny").await;
+                    Ok(Permit::Refused(told))
+                }
             }
-            Err(error) => Err(error),
-            Ok(()) => {
-                waiting.settled();
-                resolved(run, request, "deny").await;
-                deny(run, spec, &bound, format!("{}; {told}", request.why).into()).await
-            }
-        },
+        }
     }
+}
+
+/// Ends a request that reached nobody, and says so in the log.
+async fn decline(
+    run: &Arc<RunState>,
+    spec: &ToolSpec,
+    bound: &Bound,
+    store: &Arc<dyn ApprovalStore>,
+    request: &ApprovalRequest,
+    told: Arc<str>,
+) -> Result<()> {
+    let payload = denial(run, spec, bound, &told);
+    let (store, request) = (store.clone(), request.clone());
+    let end = |run: Arc<RunState>| async move {
+        waiting::decline(&run, &*store, &request).await?;
+        record_denial(&run, payload).await
+    };
+    waiting::whole(run, end).await
 }
 
 async fn answer(
@@ -311,12 +333,12 @@ async fn resolved(run: &RunState, request: &ApprovalRequest, decision: &'static 
 
 /// Ends a request whose time ran out. The log hears of it from whoever is first to look.
 async fn expire(
-    run: &RunState,
+    run: &Arc<RunState>,
     waiting: Waiting,
-    store: &dyn ApprovalStore,
+    store: &Arc<dyn ApprovalStore>,
     request: &ApprovalRequest,
 ) -> Result<Permit> {
-    Record::of_run(run).lapsed(store).await?;
+    waiting::lapse(run, store).await?;
     waiting.settled();
     resolved(run, request, "expired").await;
     Ok(Permit::Refused(format!("{}; nobody approved it in time", request.why).into()))
@@ -330,11 +352,11 @@ async fn policy_version(run: &RunState) -> Result<u64> {
 
 /// Uses the decision up and checks everything again: the binding, the policy's version, and the policy itself.
 async fn dispatch(
-    run: &RunState,
+    run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
     waiting: Waiting,
-    store: &dyn ApprovalStore,
+    store: &Arc<dyn ApprovalStore>,
     request: &ApprovalRequest,
 ) -> Result<Permit> {
     let used = match policy_version(run).await {
@@ -346,7 +368,7 @@ async fn dispatch(
             if run.ctx.now() >= request.expires_at {
                 return expire(run, waiting, store, request).await;
             }
-            waiting::take_off(run, store, request).await?;
+            waiting::take_off(run, &**store, request).await?;
             Err(error)
         }
         // On an error nobody knows whether it was used. The run ends, and takes it back if it was not.
@@ -410,10 +432,18 @@ async fn again(
 
 /// A denial that nobody decided: there is nobody to ask, or no asking any more.
 async fn deny(run: &RunState, spec: &ToolSpec, bound: &Bound, told: Arc<str>) -> Result<Permit> {
-    run.ctx.count("loom.approvals", 1, &[("outcome", Action::ApprovalDenied.as_str())]);
-    let payload = about(run, spec, bound).show("digest", bound.digest).str("why", &told).finish();
-    run.audit(Actor::System, Action::ApprovalDenied, payload).await?;
+    let payload = denial(run, spec, bound, &told);
+    record_denial(run, payload).await?;
     Ok(Permit::Refused(told))
+}
+
+fn denial(run: &RunState, spec: &ToolSpec, bound: &Bound, told: &str) -> Redacted<String> {
+    about(run, spec, bound).show("digest", bound.digest).str("why", told).finish()
+}
+
+async fn record_denial(run: &RunState, payload: Redacted<String>) -> Result<()> {
+    run.ctx.count("loom.approvals", 1, &[("outcome", Action::ApprovalDenied.as_str())]);
+    run.audit(Actor::System, Action::ApprovalDenied, payload).await
 }
 
 /// Each use of what is remembered is on record, with who gave it.

@@ -83,16 +83,29 @@ impl Drop for Waiting {
     }
 }
 
-/// Stores a request. A caller who goes away leaves it to the closer to see that through, so that it is there, or never will be,
-/// when it is taken back.
+/// Does something whole: a caller who goes away in the middle leaves the rest of it to the closer.
+pub(super) async fn whole<T, F>(run: &Arc<RunState>, work: impl FnOnce(Arc<RunState>) -> F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    Handoff::new(run.slot().await?, Box::pin(work(run.clone()))).await
+}
+
+/// Stores a request: it is there, or never will be, when it is taken back.
 pub(super) async fn create(
     run: &Arc<RunState>,
     store: &Arc<dyn ApprovalStore>,
     request: ApprovalRequest,
 ) -> Result<()> {
-    let (slot, run, store) = (run.slot().await?, run.clone(), store.clone());
-    let work = async move { store.create(run.ctx.scope(), request).await };
-    Handoff::new(slot, Box::pin(work)).await
+    let store = store.clone();
+    whole(run, |run| async move { store.create(run.ctx.scope(), request).await }).await
+}
+
+/// Tells of the requests of the run's user whose time ran out: what the store hands out once is on record then.
+pub(super) async fn lapse(run: &Arc<RunState>, store: &Arc<dyn ApprovalStore>) -> Result<()> {
+    let store = store.clone();
+    whole(run, |run| async move { Record::of_run(&run).lapsed(&*store).await }).await
 }
 
 /// Whether nobody else goes on with this run: whoever took it over waits for the same request. A child is gone on with by
