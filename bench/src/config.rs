@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-use crate::memory::Memory;
+use crate::backends::Backend;
 
 /// Many tenants on one shared agent: throughput, latency, memory, and proof that nobody sees, spends or loses what is
 /// somebody else's. Exits 1 on any violation, mismatch or regression, 2 on a mistake in the command line.
@@ -26,11 +26,11 @@ pub struct Args {
     #[arg(long)]
     pub threads: Option<usize>,
     /// The memory under test: `inmemory`, `sqlite:PATH`, `postgres://..`, `redis://..` or `qdrant:http://..`
-    #[arg(long, value_name = "URL", default_value = "inmemory", value_parser = Memory::parse)]
-    pub memory: Memory,
-    /// The ledger under test: `inmemory`
-    #[arg(long, value_name = "URL", default_value = "inmemory")]
-    pub ledger: String,
+    #[arg(long, value_name = "URL", default_value = "inmemory", value_parser = Backend::parse)]
+    pub memory: Backend,
+    /// The ledger under test: `inmemory`, `sqlite:PATH`, `postgres://..` or `redis://..`
+    #[arg(long, value_name = "URL", default_value = "inmemory", value_parser = Backend::parse)]
+    pub ledger: Backend,
     /// The audit log under test: `inmemory`
     #[arg(long, value_name = "URL", default_value = "inmemory")]
     pub audit: String,
@@ -61,7 +61,7 @@ pub struct Args {
     /// Breaks the system under test on purpose; the driver must notice
     #[arg(long, value_enum)]
     pub fault: Option<Fault>,
-    /// Leaves the report and a dump of the audit log in DIR, and the rows in the memory
+    /// Leaves the report and a dump of the audit log in DIR, and the rows in the stores
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
 }
@@ -145,8 +145,11 @@ pub struct Config {
     pub quiet: bool,
     /// The memory under test. The report names it under `stores`.
     #[serde(skip)]
-    pub memory: Memory,
-    /// Whether rows stay in the memory under test.
+    pub memory: Backend,
+    /// The ledger under test.
+    #[serde(skip)]
+    pub ledger: Backend,
+    /// Whether rows stay in the stores under test.
     #[serde(skip)]
     pub keep: bool,
 }
@@ -164,7 +167,6 @@ impl Args {
     ///
     /// What is wrong with the flags, naming what would be right.
     pub fn resolve(&self) -> Result<Config, String> {
-        only("ledger", &self.ledger, "inmemory")?;
         only("audit", &self.audit, "inmemory")?;
         only("runtime", &self.runtime, "inproc")?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
@@ -211,8 +213,23 @@ impl Args {
             fault: self.fault,
             quiet: self.quiet,
             memory: self.memory.clone(),
+            ledger: self.ledger.clone(),
             keep: self.keep.is_some(),
         })
+    }
+}
+
+impl Config {
+    /// How many users a store in this process has room for: every tenant, and some that only look.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.users.saturating_mul(2).max(16)
+    }
+
+    /// Whether everything is in this process.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        matches!((&self.memory, &self.ledger), (Backend::Embedded, Backend::Embedded))
     }
 }
 
@@ -245,7 +262,7 @@ mod tests {
 
     #[test]
     fn other_stores_are_refused_without_repeating_the_url() {
-        for flag in ["--ledger", "--audit", "--runtime"] {
+        for flag in ["--audit", "--runtime"] {
             let error = resolve(&[flag, "postgres://u:hunter2@h/d"]).unwrap_err();
             assert!(
                 error.contains(&flag[2..]) && error.contains("in") && !error.contains("hunter2"),

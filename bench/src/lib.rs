@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backends;
 pub mod baseline;
 pub mod canary;
 pub mod config;
@@ -16,7 +17,6 @@ pub mod fixed;
 pub mod full;
 pub mod html;
 pub mod machine;
-pub mod memory;
 pub mod meter;
 pub mod plan;
 pub mod population;

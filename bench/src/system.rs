@@ -15,14 +15,13 @@ use loomflow_core::{
     ToolSpec,
 };
 use loomflow_local::{
-    HashEmbedder, InMemoryAuditLog, InProcRuntime, PerUserPermissions, PermissionMode, StandardBudget,
-    StandardPermissions,
+    HashEmbedder, InMemoryAuditLog, InProcRuntime, PerUserPermissions, PermissionMode, StandardPermissions,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::backends::{Leftovers, Opened};
 use crate::config::{Config, Profile};
-use crate::memory::{Leftovers, Opened};
 use crate::meter::AuditBytes;
 use crate::population::Population;
 use crate::provider::{Invoice, MeteredEmbedder};
@@ -62,7 +61,7 @@ pub struct Stores {
     /// The memory.
     pub memory: String,
     /// The ledger.
-    pub ledger: &'static str,
+    pub ledger: String,
     /// The audit log.
     pub audit: &'static str,
     /// The runtime.
@@ -88,27 +87,27 @@ pub struct FixedSystem {
 ///
 /// When the memory cannot be opened, or the parts do not fit together, which is a defect of the driver.
 pub async fn fixed(config: &Config, model: impl IntoShared<dyn Model> + Send) -> Result<FixedSystem> {
-    let users = config.users.saturating_mul(2).max(16);
-    let memory = Opened::open(config).await?;
-    let leftovers = Leftovers::of(config, &memory)?;
+    let opened = Opened::open(config, BudgetConfig::new().per_user_max_tokens(PER_USER_TOKENS)).await?;
+    let leftovers = opened.leftovers();
     let mut builder = Agent::builder("you are an assistant")
         .model(model)
-        .memory(memory.store)
-        .namespace(memory.namespace)
+        .memory(opened.memory)
+        .namespace(opened.namespace)
         .session_history(config.turns.saturating_mul(MESSAGES_PER_TURN).max(20));
     if config.profile == Profile::Bare {
-        let stores = Stores { memory: memory.name, ledger: "none", audit: "none", runtime: "none" };
+        let stores =
+            Stores { memory: opened.memory_name, ledger: "none".to_owned(), audit: "none", runtime: "none" };
         let agent = builder.recall_episodes(0).recall_facts(0).build()?;
         return Ok(FixedSystem { agent, audit: None, stores, leftovers });
     }
-    let budget = BudgetConfig::new().per_user_max_tokens(PER_USER_TOKENS).max_users(users);
     let audit = Arc::new(InMemoryAuditLog::new().with_capacity(capacity(config)));
-    builder = builder.budget(StandardBudget::new(budget)?).audit_log(audit.clone());
+    builder = builder.budget(opened.ledger).audit_log(audit.clone());
     if config.profile == Profile::Tool {
         let policy = StandardPermissions::new(PermissionMode::Default).allowed_tools(["add"])?;
         builder = builder.permissions(policy).tool(Add::new()?);
     }
-    let stores = Stores { memory: memory.name, ledger: "inmemory", audit: "inmemory", runtime: "none" };
+    let stores =
+        Stores { memory: opened.memory_name, ledger: opened.ledger_name, audit: "inmemory", runtime: "none" };
     Ok(FixedSystem { agent: builder.build()?, audit: Some(audit), stores, leftovers })
 }
 
@@ -230,18 +229,16 @@ const TOKENS_PER_TURN: u64 = 1_200;
 ///
 /// When the memory cannot be opened, or the parts do not fit together, which is a defect of the driver.
 pub async fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
-    let users = config.users.saturating_mul(2).max(16);
-    let memory = Opened::open(config).await?;
-    let leftovers = Leftovers::of(config, &memory)?;
     let cap = TOKENS_PER_TURN.saturating_mul(config.turns as u64);
-    let budget = StandardBudget::new(BudgetConfig::new().per_user_max_tokens(cap).max_users(users))?;
+    let opened = Opened::open(config, BudgetConfig::new().per_user_max_tokens(cap)).await?;
+    let leftovers = opened.leftovers();
     let log = Arc::new(InMemoryAuditLog::new().with_capacity(capacity(config)));
     let parts = Parts {
-        memory: memory.store,
-        namespace: memory.namespace,
-        ledger: Arc::new(budget),
+        memory: opened.memory,
+        namespace: opened.namespace,
+        ledger: opened.ledger,
         audit: log.clone(),
-        runtime: Arc::new(InProcRuntime::with_max_open_runs(users.saturating_mul(2))),
+        runtime: Arc::new(InProcRuntime::with_max_open_runs(config.room().saturating_mul(2))),
     };
     #[cfg(feature = "fault-injection")]
     let parts = crate::fault::inject(config.fault, parts);
@@ -253,7 +250,12 @@ pub async fn full(config: &Config, doubles: &Doubles) -> Result<FullSystem> {
         audit: parts.audit,
         audit_bytes: audit_bytes(Some(&log)),
         dump: Dump(Some(log)),
-        stores: Stores { memory: memory.name, ledger: "inmemory", audit: "inmemory", runtime: "inproc" },
+        stores: Stores {
+            memory: opened.memory_name,
+            ledger: opened.ledger_name,
+            audit: "inmemory",
+            runtime: "inproc",
+        },
         leftovers,
     })
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::poll;
 use loomflow_core::{
-    Action, Agent, BudgetConfig, Effect, Epoch, Erase, Erased, ExportStream, Owned, Recorded, Redacted,
-    Result, RunId, RunLease, RunOpening, RunRecord, RunStatus, Runtime, Scope, StepKey, TenantData,
-    ToolOutcome, UserAgent,
+    Action, Agent, BudgetConfig, Charge, Effect, Epoch, Erase, Erased, ExportStream, Hold, HoldId, Ledger,
+    Limits, Owned, Recorded, Redacted, Reserve, Result, RunId, RunLease, RunOpening, RunRecord, RunStatus,
+    Runtime, Scope, Settled, StepKey, TenantData, ToolOutcome, UsageReport, UserAgent,
 };
 use loomflow_local::{InMemoryAuditLog, InProcRuntime, StandardBudget, StandardPermissions};
 use loomflow_tests::double::{ModelDouble, call, say};
@@ -21,6 +21,8 @@ struct FarRuntime(InProcRuntime);
 
 /// Waits of [`FarRuntime`] before a run begins.
 const WAITS: usize = 3;
+/// Tokens of a user. A run needs more than the warning line leaves, and fewer than there are.
+const CAP: u64 = 40;
 /// Waits of the tool that every run calls.
 const TOOL_WAITS: usize = 4;
 
@@ -80,13 +82,62 @@ impl Runtime for FarRuntime {
     }
 }
 
+/// A ledger behind a network: each operation takes a while before it is done, and a while until its answer is there.
+#[derive(Debug)]
+struct FarLedger(StandardBudget);
+
+#[async_trait]
+impl TenantData for FarLedger {
+    fn store_name(&self) -> &str {
+        "ledger:far"
+    }
+    async fn export(&self, scope: &Scope) -> Result<ExportStream> {
+        self.0.export(scope).await
+    }
+    async fn forget(&self, scope: &Scope, what: &Erase) -> Result<Erased> {
+        self.0.forget(scope, what).await
+    }
+}
+
+/// There and back.
+macro_rules! far {
+    ($operation:expr) => {{
+        yield_now().await;
+        let answer = $operation.await;
+        yield_now().await;
+        answer
+    }};
+}
+
+#[async_trait]
+impl Ledger for FarLedger {
+    async fn reserve(&self, scope: &Scope, hold: &Hold) -> Result<Reserve> {
+        far!(self.0.reserve(scope, hold))
+    }
+    async fn sent(&self, scope: &Scope, hold: HoldId) -> Result<()> {
+        far!(self.0.sent(scope, hold))
+    }
+    async fn extend(&self, scope: &Scope, hold: HoldId, lease: Duration) -> Result<()> {
+        far!(self.0.extend(scope, hold, lease))
+    }
+    async fn close(&self, scope: &Scope, hold: HoldId, charge: Charge) -> Result<Settled> {
+        far!(self.0.close(scope, hold, charge))
+    }
+    async fn usage(&self, scope: &Scope) -> Result<UsageReport> {
+        self.0.usage(scope).await
+    }
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+}
+
 fn model() -> Arc<ModelDouble> {
     ModelDouble::new(|_, n| Ok(if n % 2 == 0 { call("look", "{}") } else { say("one two three") }))
 }
 
 fn agent(model: &Arc<ModelDouble>) -> Agent {
     let limits =
-        BudgetConfig::new().per_user_max_tokens(9_999).per_user_max_wall_clock(Duration::from_secs(999));
+        BudgetConfig::new().per_user_max_tokens(CAP).per_user_max_wall_clock(Duration::from_secs(999));
     Agent::builder("x")
         .model(model.clone())
         .tool(FnTool::new("look", Effect::Write, |_, _| async {
@@ -97,7 +148,7 @@ fn agent(model: &Arc<ModelDouble>) -> Agent {
         }))
         .permissions(StandardPermissions::bypass())
         .runtime(FarRuntime(InProcRuntime::new()))
-        .budget(StandardBudget::new(limits).expect("good limits"))
+        .budget(FarLedger(StandardBudget::new(limits).expect("good limits")))
         .audit_log(InMemoryAuditLog::new())
         .build()
         .expect("parts that fit together")
@@ -138,13 +189,21 @@ async fn a_run_dropped_while_it_is_let_in_leaves_nothing() {
 #[tokio::test]
 async fn a_run_dropped_at_any_later_poll_began_once_and_ended_once() {
     for polls in WAITS + 1.. {
-        let agent = agent(&model());
+        let model = model();
+        let agent = agent(&model);
         let tenant = agent.for_user(user("a"));
         let ended = leaves_after(polls, &agent, &tenant).await;
         let log = actions(&tenant).await;
         assert_eq!(log.first(), Some(&Action::RunStarted), "after {polls} polls: {log:?}");
         assert_one_terminal_record_per_run(&tenant).await;
-        assert_eq!(tenant.usage().await.unwrap().open_holds, 0, "after {polls} polls");
+        let count = |action| log.iter().filter(|recorded| **recorded == action).count() as u64;
+        assert_eq!(count(Action::ModelCall), model.calls(), "after {polls} polls: {log:?}");
+        let usage = tenant.usage().await.unwrap();
+        assert_eq!(usage.open_holds, 0, "after {polls} polls");
+        // The line is reached by whoever reserves first, and is told of once, be it by a run that was dropped.
+        let _refused_or_not = tenant.run("again").await;
+        let warned = actions(&tenant).await.iter().filter(|action| **action == Action::BudgetWarning).count();
+        assert_eq!(warned, 1, "after {polls} polls");
         if ended {
             return assert!(polls > WAITS + TOOL_WAITS, "runs were dropped in the middle");
         }

@@ -15,15 +15,19 @@ use crate::{Failure, Outcome};
 /// The driver's feature that `--fault` needs.
 const FAULT: &str = "fault-injection";
 
-/// The driver's feature that a memory's scheme needs. Every other one needs none, or is the driver's to refuse.
-const STORES: [(&str, &str); 6] = [
-    ("sqlite", "memory-sqlite"),
-    ("postgres", "memory-postgres"),
-    ("postgresql", "memory-postgres"),
-    ("redis", "memory-redis"),
-    ("rediss", "memory-redis"),
-    ("qdrant", "memory-qdrant"),
+/// The driver's features that a scheme needs, of a memory and of a ledger. Every other one needs none, or is the driver's
+/// to refuse.
+const STORES: [(&str, &str, Option<&str>); 6] = [
+    ("sqlite", "memory-sqlite", Some("ledger-sqlite")),
+    ("postgres", "memory-postgres", Some("ledger-postgres")),
+    ("postgresql", "memory-postgres", Some("ledger-postgres")),
+    ("redis", "memory-redis", Some("ledger-redis")),
+    ("rediss", "memory-redis", Some("ledger-redis")),
+    ("qdrant", "memory-qdrant", None),
 ];
+
+/// The stores in the driver's own process.
+const EMBEDDED: &str = "inmemory";
 
 /// The faults the driver can be asked to make.
 pub(crate) const FAULTS: [&str; 3] = ["leak", "double_charge", "lost_audit"];
@@ -59,29 +63,36 @@ pub(crate) fn run(root: &Path, args: Vec<OsString>) -> Outcome {
 
 /// Runs the smoke load with a deliberate fault; an undetected fault is a failure.
 pub(crate) fn expect_caught(root: &Path, fault: &str) -> Outcome {
-    caught(root, &build(root, &[FAULT], true)?, fault, "inmemory")
+    caught(root, &build(root, &[FAULT], true)?, fault, EMBEDDED, EMBEDDED)
 }
 
 /// The smoke load on each store, sound and with a leak; `urls` have the names they are told of by.
 pub(crate) fn on_every_store(root: &Path, urls: &[(&str, String)]) -> Outcome {
-    let mut features: Vec<&str> = STORES.iter().map(|(_, feature)| *feature).chain([FAULT]).collect();
+    let mut features: Vec<&str> = vec![FAULT];
+    features.extend(STORES.iter().flat_map(|(_, memory, ledger)| [Some(*memory), *ledger]).flatten());
+    features.sort_unstable();
     features.dedup();
     let driver = build(root, &features, true)?;
     for (name, url) in urls {
-        pass_on(process::program(root, &driver).args(["--smoke", "--memory", url]))?;
-        caught(root, &driver, "leak", url)?;
-        println!("  {name}: sound, and the fault `leak` was caught");
+        // Where there is no such ledger, the embedded one.
+        let ledger =
+            if features_of(url).is_some_and(|(_, ledger)| ledger.is_some()) { url } else { EMBEDDED };
+        pass_on(process::program(root, &driver).args(["--smoke", "--memory", url, "--ledger", ledger]))?;
+        caught(root, &driver, "leak", url, EMBEDDED)?;
+        caught(root, &driver, "double_charge", EMBEDDED, ledger)?;
+        println!("  {name}: sound, and the faults `leak` and `double_charge` were caught");
     }
     Ok(())
 }
 
-fn caught(root: &Path, driver: &Path, fault: &str, memory: &str) -> Outcome {
+fn caught(root: &Path, driver: &Path, fault: &str, memory: &str, ledger: &str) -> Outcome {
     let path = scratch_report(root)?;
     if path.exists() {
         std::fs::remove_file(&path).map_err(|e| unusable(&path, &e))?;
     }
     let mut command = process::program(root, driver);
-    command.args(["--smoke", "--quiet", "--memory", memory, "--fault", fault, "--json"]).arg(&path);
+    command.args(["--smoke", "--quiet", "--memory", memory, "--ledger", ledger, "--fault", fault]);
+    command.arg("--json").arg(&path);
     let output = process::capture(&mut command)?;
     if output.status.code() != Some(1) {
         return Err(Failure::Failed(format!(
@@ -100,8 +111,8 @@ struct Flags {
     json: Option<PathBuf>,
     fault: bool,
     quiet: bool,
-    /// The feature of the store that `--memory` names.
-    store: Option<&'static str>,
+    /// The features of the stores that `--memory` and `--ledger` name.
+    stores: Vec<&'static str>,
     /// What the driver gets. Without a baseline that is everything; with one, `--json` is set anew.
     rest: Vec<OsString>,
 }
@@ -119,7 +130,10 @@ impl Flags {
                 flags.json = Some(value.into());
                 json = spelled;
             } else if let Some((url, mut spelled)) = take_value(&arg, "--memory", &mut args)? {
-                flags.store = feature_of(&url.to_string_lossy());
+                flags.stores.extend(features_of(&url.to_string_lossy()).map(|(memory, _)| memory));
+                flags.rest.append(&mut spelled);
+            } else if let Some((url, mut spelled)) = take_value(&arg, "--ledger", &mut args)? {
+                flags.stores.extend(features_of(&url.to_string_lossy()).and_then(|(_, ledger)| ledger));
                 flags.rest.append(&mut spelled);
             } else {
                 flags.fault |= arg == "--fault" || arg.to_string_lossy().starts_with("--fault=");
@@ -135,13 +149,14 @@ impl Flags {
 
     /// What the driver is built with: nothing that was not asked for, so that the embedded load stays what it was.
     fn features(&self) -> Vec<&'static str> {
-        self.fault.then_some(FAULT).into_iter().chain(self.store).collect()
+        self.fault.then_some(FAULT).into_iter().chain(self.stores.iter().copied()).collect()
     }
 }
 
-fn feature_of(url: &str) -> Option<&'static str> {
+fn features_of(url: &str) -> Option<(&'static str, Option<&'static str>)> {
     let scheme = url.split(':').next().unwrap_or_default();
-    STORES.iter().find(|(known, _)| known.eq_ignore_ascii_case(scheme)).map(|(_, feature)| *feature)
+    let known = STORES.iter().find(|(known, ..)| known.eq_ignore_ascii_case(scheme));
+    known.map(|(_, memory, ledger)| (*memory, *ledger))
 }
 
 /// The value of `--flag VALUE` or `--flag=VALUE`, and the arguments it was spelled with.
@@ -237,14 +252,22 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_asks_for_its_feature_and_goes_to_the_driver() {
-        let flags = parse(&["--memory", "postgres://u:p@h/d", "--fault=leak", "--smoke"]);
-        assert_eq!(flags.features(), ["fault-injection", "memory-postgres"]);
-        assert_eq!(flags.rest, ["--memory", "postgres://u:p@h/d", "--fault=leak", "--smoke"]);
-        for (url, feature) in
-            [("sqlite:x.db", Some("memory-sqlite")), ("Redis://h", Some("memory-redis")), ("inmemory", None)]
-        {
-            assert_eq!(parse(&[&format!("--memory={url}")]).store, feature, "{url}");
+    fn a_store_asks_for_its_feature_and_goes_to_the_driver() {
+        let flags =
+            parse(&["--memory", "postgres://u:p@h/d", "--fault=leak", "--smoke", "--ledger=redis://h"]);
+        assert_eq!(flags.features(), ["fault-injection", "memory-postgres", "ledger-redis"]);
+        assert_eq!(
+            flags.rest,
+            ["--memory", "postgres://u:p@h/d", "--fault=leak", "--smoke", "--ledger=redis://h"]
+        );
+        for (url, memory, ledger) in [
+            ("sqlite:x.db", vec!["memory-sqlite"], vec!["ledger-sqlite"]),
+            ("Redis://h", vec!["memory-redis"], vec!["ledger-redis"]),
+            ("qdrant:http://h", vec!["memory-qdrant"], vec![]),
+            ("inmemory", vec![], vec![]),
+        ] {
+            assert_eq!(parse(&[&format!("--memory={url}")]).features(), memory, "{url}");
+            assert_eq!(parse(&["--ledger", url]).features(), ledger, "{url}");
         }
     }
 

@@ -4,7 +4,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -17,7 +16,7 @@ use loomflow_core::{
 /// Measures one ledger.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// The ledger: `inmemory`, `postgres://…`, `redis://…`.
+    /// The ledger: `inmemory`, `sqlite:PATH`, `postgres://…`, `redis://…`; all but the first need their feature, `ledger-…`.
     #[arg(long)]
     ledger: String,
     /// Calls at the same time, each by users of its own.
@@ -51,31 +50,10 @@ fn run(args: &Args) -> Result<()> {
     runtime.block_on(measure(args))
 }
 
-/// The ledger that a URL names.
-async fn open(url: &str, budget: BudgetConfig) -> Result<Arc<dyn Ledger>> {
-    match url.split(':').next().unwrap_or_default() {
-        "inmemory" => Ok(Arc::new(loomflow_local::StandardBudget::new(budget)?)),
-        #[cfg(feature = "ledger-postgres")]
-        "postgres" | "postgresql" => {
-            let config = loomflow::ledger_postgres::PostgresLedgerConfig::new(url, budget);
-            Ok(Arc::new(loomflow::ledger_postgres::PostgresLedger::connect(config).await?))
-        }
-        #[cfg(feature = "ledger-redis")]
-        "redis" | "rediss" => {
-            let config = loomflow::ledger_redis::RedisLedgerConfig::new(url, budget);
-            Ok(Arc::new(loomflow::ledger_redis::RedisLedger::connect(config).await?))
-        }
-        _ => Err(Error::new(
-            ErrorKind::Config,
-            "no such ledger is compiled in; enable its feature, `ledger-…`",
-        )),
-    }
-}
-
 async fn measure(args: &Args) -> Result<()> {
     let budget = BudgetConfig::new().per_user_max_tokens(1 << 50);
     let budget = if args.global_cap { budget.max_tokens(1 << 52) } else { budget };
-    let ledger = open(&args.ledger, budget).await?;
+    let ledger = loomflow::resolve::ledger(args.ledger.clone(), budget).await?;
     let namespace = Namespace::new(format!("bench-{:016x}", rand::random::<u64>()))?;
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let callers: Vec<_> = (0..args.concurrency)

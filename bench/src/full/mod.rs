@@ -17,7 +17,6 @@ use loomflow_core::{Agent, Error, ErrorKind, Result, RunId, RunStatus};
 
 use crate::canary::Canaries;
 use crate::config::Config;
-use crate::memory::Memory;
 use crate::meter::Meter;
 use crate::plan::Plan;
 use crate::population::Population;
@@ -136,7 +135,7 @@ pub async fn run(config: &Config, progress: &Progress) -> Result<(Report, Dump)>
     let measured = meter.end();
 
     settle(&system).await?;
-    seen.sort(doubles.telemetry.ended(), matches!(config.memory, Memory::Embedded));
+    seen.sort(doubles.telemetry.ended(), config.is_embedded());
     seen.latencies.sort_unstable();
     let latency = Latency::of(&seen.latencies);
     let mut report =

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use loomflow_core::{Error, ErrorKind, Result, Secret};
 use loomflow_support_model::{ClientConfig, Timeouts};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use url::{Host, Url};
 
 /// The least bytes of a secret.
@@ -19,10 +19,10 @@ const LEAST_SECRET: usize = 32;
 #[non_exhaustive]
 pub struct WebhookConfig {
     /// Where requests are posted to: `https://`, or `http://` on this machine. Without user, query and fragment.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// What bodies are signed with, both ways: at least 32 bytes, known to the receiver alone.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub secret: Arc<Secret<String>>,
     /// How often a request is sent at the most, the first time included; 4 by default.
     #[serde(default = "attempts")]
@@ -129,10 +129,6 @@ impl fmt::Debug for WebhookConfig {
 
 fn config(why: &str) -> Error {
     Error::new(ErrorKind::Config, why.to_owned()).with_operation("approval webhook")
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(d).map(|text| Arc::new(Secret::new(text)))
 }
 
 fn attempts() -> u32 {

@@ -42,6 +42,7 @@ mod runtime;
 mod schema;
 mod scope;
 mod secret;
+pub mod settings;
 mod telemetry;
 mod tenant_data;
 mod tool;

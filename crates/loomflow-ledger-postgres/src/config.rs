@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loomflow_core::{BudgetConfig, Clock, Secret};
-use loomflow_support_sql::postgres::PgSettings;
+use loomflow_support_sql::postgres::defaults;
 
 /// Where a [`PostgresLedger`](crate::PostgresLedger) is, what it caps, and what bounds it. `Debug` does not show the
 /// connection string.
@@ -58,11 +58,11 @@ impl PostgresLedgerConfig {
         Self {
             url: Arc::new(Secret::new(url.into())),
             budget,
-            schema: "loomflow".to_owned(),
-            app_role: "loomflow_app".to_owned(),
-            migrate: true,
+            schema: defaults::schema(),
+            app_role: defaults::app_role(),
+            migrate: defaults::migrate(),
             max_connections: 8,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: defaults::connect_timeout(),
             operation_timeout: Duration::from_secs(10),
             clock: None,
             #[cfg(feature = "testing")]
@@ -70,47 +70,7 @@ impl PostgresLedgerConfig {
         }
     }
 
-    /// Sets the schema that holds the tables: at most 63 of `a-z 0-9 _`.
-    #[must_use]
-    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = schema.into();
-        self
-    }
-
-    /// Sets the role that the application acts as: at most 63 of `a-z 0-9 _`.
-    #[must_use]
-    pub fn with_app_role(mut self, role: impl Into<String>) -> Self {
-        self.app_role = role.into();
-        self
-    }
-
-    /// Sets whether connecting brings the schema up to date.
-    #[must_use]
-    pub fn with_migrate(mut self, yes: bool) -> Self {
-        self.migrate = yes;
-        self
-    }
-
-    /// Sets the most connections at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
-        self
-    }
-
-    /// Sets how long to wait for a connection.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
-        self
-    }
-
-    /// Sets how long one attempt of a group of operations may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, limit: Duration) -> Self {
-        self.operation_timeout = limit;
-        self
-    }
+    loomflow_support_sql::postgres_setters!();
 
     /// Reads the time from `clock` in place of the server's, for tests: processes whose clocks disagree would disagree about
     /// leases and windows.
@@ -127,16 +87,6 @@ impl PostgresLedgerConfig {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);
         self
-    }
-
-    pub(crate) fn settings(&self) -> PgSettings {
-        let mut settings = PgSettings::new(self.url.clone());
-        settings.schema.clone_from(&self.schema);
-        settings.role.clone_from(&self.app_role);
-        settings.max_connections = self.max_connections;
-        settings.connect_timeout = self.connect_timeout;
-        settings.statement_timeout = self.operation_timeout;
-        settings
     }
 }
 

@@ -12,10 +12,8 @@ use loomflow_core::{
     Amounts, Entity, Erase, Erased, ExportItem, ExportStream, Namespace, Owned, RateLimitConfig, RateLimiter,
     RateLimits, RateRules, Resource, Result, Scope, Secret, Taken, TenantData, export_from,
 };
-use loomflow_support_sql::postgres::{
-    Access, PgSettings, Pool, SERVER, Several, Transaction, failed, migrate,
-};
-use serde::{Deserialize, Deserializer};
+use loomflow_support_sql::postgres::{Access, Pool, SERVER, Several, Transaction, defaults, failed, migrate};
+use serde::Deserialize;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor as _};
 
@@ -42,28 +40,31 @@ const SWEEP_EVERY: u64 = 256;
 #[non_exhaustive]
 pub struct PostgresRateLimiterConfig {
     /// The connection string, a secret: `postgres://user:password@host:5432/database`, with the parameters of libpq.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// The limits. `max_users` means nothing here: the database's disk is the bound.
     #[serde(skip)]
     pub limits: RateLimitConfig,
     /// The schema that holds the tables. `loomflow` by default.
-    #[serde(default = "schema")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::schema")]
     pub schema: String,
     /// The role that the application acts as, whoever connects. `loomflow_app` by default.
-    #[serde(default = "app_role")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::app_role")]
     pub app_role: String,
     /// Whether connecting brings the schema up to date. True by default; false refuses a schema that is not.
-    #[serde(default = "yes")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::migrate")]
     pub migrate: bool,
     /// The most connections at once; 8 by default.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
     /// How long to wait for a connection, a free one or a new one; 5 s by default.
-    #[serde(default = "connect_timeout", deserialize_with = "seconds")]
+    #[serde(
+        default = "loomflow_support_sql::postgres::defaults::connect_timeout",
+        deserialize_with = "loomflow_core::settings::seconds"
+    )]
     pub connect_timeout: Duration,
     /// How long an operation may take; 5 s by default: a run waits for it.
-    #[serde(default = "operation_timeout", deserialize_with = "seconds")]
+    #[serde(default = "operation_timeout", deserialize_with = "loomflow_core::settings::seconds")]
     pub operation_timeout: Duration,
 }
 
@@ -74,11 +75,11 @@ impl PostgresRateLimiterConfig {
         Self {
             url: Arc::new(Secret::new(url.into())),
             limits,
-            schema: schema(),
-            app_role: app_role(),
-            migrate: true,
+            schema: defaults::schema(),
+            app_role: defaults::app_role(),
+            migrate: defaults::migrate(),
             max_connections: max_connections(),
-            connect_timeout: connect_timeout(),
+            connect_timeout: defaults::connect_timeout(),
             operation_timeout: operation_timeout(),
         }
     }
@@ -90,57 +91,7 @@ impl PostgresRateLimiterConfig {
         self
     }
 
-    /// Sets the schema that holds the tables: at most 63 of `a-z 0-9 _`.
-    #[must_use]
-    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = schema.into();
-        self
-    }
-
-    /// Sets the role that the application acts as: at most 63 of `a-z 0-9 _`.
-    #[must_use]
-    pub fn with_app_role(mut self, role: impl Into<String>) -> Self {
-        self.app_role = role.into();
-        self
-    }
-
-    /// Sets whether connecting brings the schema up to date.
-    #[must_use]
-    pub fn with_migrate(mut self, yes: bool) -> Self {
-        self.migrate = yes;
-        self
-    }
-
-    /// Sets the most connections at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
-        self
-    }
-
-    /// Sets how long to wait for a connection.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
-        self
-    }
-
-    /// Sets how long an operation may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, limit: Duration) -> Self {
-        self.operation_timeout = limit;
-        self
-    }
-
-    fn settings(&self) -> PgSettings {
-        let mut settings = PgSettings::new(self.url.clone());
-        settings.schema.clone_from(&self.schema);
-        settings.role.clone_from(&self.app_role);
-        settings.max_connections = self.max_connections;
-        settings.connect_timeout = self.connect_timeout;
-        settings.statement_timeout = self.operation_timeout;
-        settings
-    }
+    loomflow_support_sql::postgres_setters!();
 }
 
 impl fmt::Debug for PostgresRateLimiterConfig {
@@ -385,34 +336,10 @@ impl fmt::Debug for PostgresRateLimiter {
     }
 }
 
-fn schema() -> String {
-    "loomflow".to_owned()
-}
-
-fn app_role() -> String {
-    "loomflow_app".to_owned()
-}
-
-fn yes() -> bool {
-    true
-}
-
 fn max_connections() -> usize {
     8
 }
 
-fn connect_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
 fn operation_timeout() -> Duration {
     Duration::from_secs(5)
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(d).map(|url| Arc::new(Secret::new(url)))
-}
-
-fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    Duration::try_from_secs_f64(f64::deserialize(d)?).map_err(serde::de::Error::custom)
 }

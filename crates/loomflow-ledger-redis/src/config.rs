@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loomflow_core::{BudgetConfig, Caps, Error, ErrorKind, Result, Secret};
-use loomflow_support_redis::LinkOptions;
-use serde::{Deserialize, Deserializer};
+use loomflow_support_redis::defaults;
+use serde::Deserialize;
 
 /// The largest number that every script counts exactly: 2⁵³ - 1, as a number of Lua is a double.
 pub(crate) const MAX_COUNT: u64 = (1 << 53) - 1;
@@ -18,7 +18,7 @@ pub(crate) const MAX_COUNT: u64 = (1 << 53) - 1;
 #[non_exhaustive]
 pub struct RedisLedgerConfig {
     /// `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS. A secret: it is never shown.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// What is capped. `max_users`, `max_spilled_users` and `user_idle_ttl` mean nothing here: the server's memory is the
     /// bound.
@@ -26,20 +26,23 @@ pub struct RedisLedgerConfig {
     pub budget: BudgetConfig,
     /// What the names of all keys begin with: 1 to 32 of `A-Z a-z 0-9 _ . -`. `lf` by default. Processes that share a
     /// quota have the same.
-    #[serde(default = "key_prefix")]
+    #[serde(default = "loomflow_support_redis::defaults::key_prefix")]
     pub key_prefix: String,
     /// How long a connection may take. 5 s by default.
-    #[serde(default = "connect_timeout", deserialize_with = "seconds")]
+    #[serde(
+        default = "loomflow_support_redis::defaults::connect_timeout",
+        deserialize_with = "loomflow_core::settings::seconds"
+    )]
     pub connect_timeout: Duration,
     /// How long one exchange with the server may take. 10 s by default.
-    #[serde(default = "operation_timeout", deserialize_with = "seconds")]
+    #[serde(default = "operation_timeout", deserialize_with = "loomflow_core::settings::seconds")]
     pub operation_timeout: Duration,
     /// The most exchanges that are under way at once; one more waits. 256 by default.
-    #[serde(default = "max_in_flight")]
+    #[serde(default = "loomflow_support_redis::defaults::max_in_flight")]
     pub max_in_flight: usize,
     /// For how long after the end of its window a counter is kept, so that holds which are open then find it. A hold with
     /// a longer lease keeps it longer. A day by default.
-    #[serde(default = "longest_lease", deserialize_with = "seconds")]
+    #[serde(default = "longest_lease", deserialize_with = "loomflow_core::settings::seconds")]
     pub longest_lease: Duration,
     /// Whether an operation is answered only when the server has written it to its disk: `WAITAOF 1 0`, which needs
     /// Redis 7.2 and `appendonly yes`. Off by default: see the crate's page for what a crash of the server costs then.
@@ -111,10 +114,10 @@ impl RedisLedgerConfig {
         Self {
             url: Arc::new(Secret::new(url.into())),
             budget,
-            key_prefix: key_prefix(),
-            connect_timeout: connect_timeout(),
+            key_prefix: defaults::key_prefix(),
+            connect_timeout: defaults::connect_timeout(),
             operation_timeout: operation_timeout(),
-            max_in_flight: max_in_flight(),
+            max_in_flight: defaults::max_in_flight(),
             longest_lease: longest_lease(),
             wait_for_disk: false,
             on_outage: OnOutage::Refuse,
@@ -128,33 +131,7 @@ impl RedisLedgerConfig {
         self
     }
 
-    /// Sets what the names of all keys begin with.
-    #[must_use]
-    pub fn with_key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.key_prefix = prefix.into();
-        self
-    }
-
-    /// Sets how long a connection may take.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets how long one exchange with the server may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
-        self.operation_timeout = timeout;
-        self
-    }
-
-    /// Sets the most exchanges that are under way at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_in_flight(mut self, exchanges: usize) -> Self {
-        self.max_in_flight = exchanges.max(1);
-        self
-    }
+    loomflow_support_redis::redis_setters!();
 
     /// Sets for how long after the end of its window a counter is kept for holds that are open then.
     #[must_use]
@@ -233,14 +210,6 @@ impl RedisLedgerConfig {
         }
         Ok(())
     }
-
-    pub(crate) fn link_options(&self) -> LinkOptions {
-        let mut options = LinkOptions::new(self.url.clone());
-        options.connect_timeout = self.connect_timeout;
-        options.operation_timeout = self.operation_timeout;
-        options.max_in_flight = self.max_in_flight.max(1);
-        options
-    }
 }
 
 impl fmt::Debug for RedisLedgerConfig {
@@ -273,32 +242,12 @@ fn bad(message: String) -> Error {
     Error::new(ErrorKind::Config, message).with_operation("connect")
 }
 
-fn key_prefix() -> String {
-    "lf".to_owned()
-}
-
-fn connect_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
 fn operation_timeout() -> Duration {
     Duration::from_secs(10)
 }
 
-fn max_in_flight() -> usize {
-    256
-}
-
 fn longest_lease() -> Duration {
     Duration::from_secs(24 * 3_600)
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(d).map(|url| Arc::new(Secret::new(url)))
-}
-
-fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    Duration::try_from_secs_f64(f64::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use loomflow_core::{
     RateLimitConfig, RateLimiter, RateLimits, RateRules, Resource, Result, Scope, Secret, Taken, TenantData,
     export_from,
 };
-use loomflow_support_redis::{Link, LinkOptions, Script};
-use serde::{Deserialize, Deserializer};
+use loomflow_support_redis::{Link, Script, defaults};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::schema::Schema;
@@ -28,23 +28,26 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua
 #[non_exhaustive]
 pub struct RedisRateLimiterConfig {
     /// `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS. A secret: it is never shown.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// The limits. `max_users` means nothing here: the server's memory is the bound.
     #[serde(skip)]
     pub limits: RateLimitConfig,
     /// What the names of all keys begin with: 1 to 32 of `A-Z a-z 0-9 _ . -`. `lf` by default. Processes that share limits
     /// have the same.
-    #[serde(default = "key_prefix")]
+    #[serde(default = "loomflow_support_redis::defaults::key_prefix")]
     pub key_prefix: String,
     /// How long a connection may take. 5 s by default.
-    #[serde(default = "connect_timeout", deserialize_with = "seconds")]
+    #[serde(
+        default = "loomflow_support_redis::defaults::connect_timeout",
+        deserialize_with = "loomflow_core::settings::seconds"
+    )]
     pub connect_timeout: Duration,
     /// How long one exchange with the server may take. 2 s by default: a run waits for it.
-    #[serde(default = "operation_timeout", deserialize_with = "seconds")]
+    #[serde(default = "operation_timeout", deserialize_with = "loomflow_core::settings::seconds")]
     pub operation_timeout: Duration,
     /// The most exchanges that are under way at once; one more waits. 256 by default.
-    #[serde(default = "max_in_flight")]
+    #[serde(default = "loomflow_support_redis::defaults::max_in_flight")]
     pub max_in_flight: usize,
 }
 
@@ -55,10 +58,10 @@ impl RedisRateLimiterConfig {
         Self {
             url: Arc::new(Secret::new(url.into())),
             limits,
-            key_prefix: key_prefix(),
-            connect_timeout: connect_timeout(),
+            key_prefix: defaults::key_prefix(),
+            connect_timeout: defaults::connect_timeout(),
             operation_timeout: operation_timeout(),
-            max_in_flight: max_in_flight(),
+            max_in_flight: defaults::max_in_flight(),
         }
     }
 
@@ -69,33 +72,7 @@ impl RedisRateLimiterConfig {
         self
     }
 
-    /// Sets what the names of all keys begin with.
-    #[must_use]
-    pub fn with_key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.key_prefix = prefix.into();
-        self
-    }
-
-    /// Sets how long a connection may take.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets how long one exchange with the server may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
-        self.operation_timeout = timeout;
-        self
-    }
-
-    /// Sets the most exchanges that are under way at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_in_flight(mut self, exchanges: usize) -> Self {
-        self.max_in_flight = exchanges.max(1);
-        self
-    }
+    loomflow_support_redis::redis_setters!();
 }
 
 impl fmt::Debug for RedisRateLimiterConfig {
@@ -134,11 +111,7 @@ impl RedisRateLimiter {
     pub async fn connect(config: RedisRateLimiterConfig) -> Result<Self> {
         let rules = config.limits.rules()?;
         let schema = Schema::new(&config.key_prefix)?;
-        let mut options = LinkOptions::new(config.url.clone());
-        options.connect_timeout = config.connect_timeout;
-        options.operation_timeout = config.operation_timeout;
-        options.max_in_flight = config.max_in_flight.max(1);
-        Ok(Self { rules, link: Link::connect(&options).await?, schema })
+        Ok(Self { rules, link: Link::connect(&config.link_options()).await?, schema })
     }
 
     /// Runs the script on some limits; one number for each comes back.
@@ -261,28 +234,8 @@ impl fmt::Debug for RedisRateLimiter {
     }
 }
 
-fn key_prefix() -> String {
-    "lf".to_owned()
-}
-
-fn connect_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
 fn operation_timeout() -> Duration {
     Duration::from_secs(2)
-}
-
-fn max_in_flight() -> usize {
-    256
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(d).map(|url| Arc::new(Secret::new(url)))
-}
-
-fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    Duration::try_from_secs_f64(f64::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use loomflow_core::BudgetConfig;
-use loomflow_support_sql::sqlite::{Durability, SqliteFile};
+use loomflow_support_sql::sqlite::{Durability, defaults};
 use serde::Deserialize;
 
 /// How a [`SqliteLedger`](crate::SqliteLedger) is opened. From a configuration file, every field but `path` may be left
@@ -21,16 +21,16 @@ pub struct SqliteLedgerConfig {
     pub budget: BudgetConfig,
     /// Whether connecting brings the schema up to date. True by default; otherwise a schema that is missing, older or
     /// newer is refused.
-    #[serde(default = "yes")]
+    #[serde(default = "loomflow_support_sql::sqlite::defaults::migrate")]
     pub migrate: bool,
     /// How long connecting may take. 10 seconds by default.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "loomflow_support_sql::sqlite::defaults::connect_timeout")]
     pub connect_timeout: Duration,
     /// How long an operation may take, waiting included. 5 seconds by default.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "loomflow_support_sql::sqlite::defaults::operation_timeout")]
     pub operation_timeout: Duration,
     /// The most reads at once. 4 by default.
-    #[serde(default = "four")]
+    #[serde(default = "loomflow_support_sql::sqlite::defaults::max_connections")]
     pub max_connections: u32,
     /// Whether a write is acknowledged when the disk has it (the default), or when the operating system has it.
     #[serde(default)]
@@ -63,10 +63,10 @@ impl SqliteLedgerConfig {
         Self {
             path: path.into(),
             budget,
-            migrate: true,
-            connect_timeout: ten_seconds(),
-            operation_timeout: five_seconds(),
-            max_connections: four(),
+            migrate: defaults::migrate(),
+            connect_timeout: defaults::connect_timeout(),
+            operation_timeout: defaults::operation_timeout(),
+            max_connections: defaults::max_connections(),
             durability: Durability::default(),
             max_bytes: None,
             #[cfg(feature = "testing")]
@@ -81,47 +81,7 @@ impl SqliteLedgerConfig {
         self
     }
 
-    /// Sets whether connecting brings the schema up to date.
-    #[must_use]
-    pub fn with_migrate(mut self, migrate: bool) -> Self {
-        self.migrate = migrate;
-        self
-    }
-
-    /// Sets how long connecting may take.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
-        self
-    }
-
-    /// Sets how long an operation may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, limit: Duration) -> Self {
-        self.operation_timeout = limit;
-        self
-    }
-
-    /// Sets the most reads at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_connections(mut self, reads: u32) -> Self {
-        self.max_connections = reads.max(1);
-        self
-    }
-
-    /// Sets when a write is acknowledged.
-    #[must_use]
-    pub fn with_durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// Sets the most bytes that the file may take.
-    #[must_use]
-    pub fn with_max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
-        self.max_bytes = bytes.into();
-        self
-    }
+    loomflow_support_sql::sqlite_setters!();
 
     /// Breaks something on purpose.
     #[cfg(feature = "testing")]
@@ -131,29 +91,4 @@ impl SqliteLedgerConfig {
         self.fault = Some(fault);
         self
     }
-
-    pub(crate) fn file(&self) -> SqliteFile {
-        SqliteFile::new(&self.path)
-            .with_connect_timeout(self.connect_timeout)
-            .with_operation_timeout(self.operation_timeout)
-            .with_max_readers(self.max_connections)
-            .with_durability(self.durability)
-            .with_max_bytes(self.max_bytes)
-    }
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn ten_seconds() -> Duration {
-    Duration::from_secs(10)
-}
-
-fn five_seconds() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn four() -> u32 {
-    4
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loomflow_core::Secret;
-use loomflow_support_sql::postgres::PgSettings;
-use serde::{Deserialize, Deserializer};
+use loomflow_support_sql::postgres::defaults;
+use serde::Deserialize;
 
 /// Where a [`PostgresMemory`](crate::PostgresMemory) is, and what bounds it. `Debug` does not show the connection string.
 #[derive(Clone, Deserialize)]
@@ -15,25 +15,25 @@ use serde::{Deserialize, Deserializer};
 pub struct PostgresMemoryConfig {
     /// The connection string, a secret: `postgres://user:password@host:5432/database`, with the parameters of libpq
     /// (`sslmode`, `sslrootcert`, ...).
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// The schema that holds the tables. `loomflow` by default.
-    #[serde(default = "schema")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::schema")]
     pub schema: String,
     /// The role that the application acts as, whoever connects. `loomflow_app` by default.
-    #[serde(default = "app_role")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::app_role")]
     pub app_role: String,
     /// Whether connecting brings the schema up to date. True by default; false refuses a schema that is not.
-    #[serde(default = "yes")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::migrate")]
     pub migrate: bool,
     /// The most connections at once; 16 by default.
-    #[serde(default = "max_connections")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::max_connections")]
     pub max_connections: usize,
     /// How long to wait for a connection, a free one or a new one; 5 s by default.
-    #[serde(default = "connect_timeout")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::connect_timeout")]
     pub connect_timeout: Duration,
     /// How long an operation may take; 30 s by default. For an export it is each page's time.
-    #[serde(default = "operation_timeout")]
+    #[serde(default = "loomflow_support_sql::postgres::defaults::operation_timeout")]
     pub operation_timeout: Duration,
     /// How many episodes with vectors a partition has before
     /// [`PostgresMemory::maintain`](crate::PostgresMemory::maintain) gives it an approximate index; 50,000 by default.
@@ -60,59 +60,19 @@ impl PostgresMemoryConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: Arc::new(Secret::new(url.into())),
-            schema: schema(),
-            app_role: app_role(),
-            migrate: true,
-            max_connections: max_connections(),
-            connect_timeout: connect_timeout(),
-            operation_timeout: operation_timeout(),
+            schema: defaults::schema(),
+            app_role: defaults::app_role(),
+            migrate: defaults::migrate(),
+            max_connections: defaults::max_connections(),
+            connect_timeout: defaults::connect_timeout(),
+            operation_timeout: defaults::operation_timeout(),
             index_above: index_above(),
             #[cfg(feature = "testing")]
             fault: None,
         }
     }
 
-    /// Sets the schema that holds the tables: at most 63 of `a-z 0-9 _`.
-    #[must_use]
-    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = schema.into();
-        self
-    }
-
-    /// Sets the role that the application acts as: at most 63 of `a-z 0-9 _`.
-    #[must_use]
-    pub fn with_app_role(mut self, role: impl Into<String>) -> Self {
-        self.app_role = role.into();
-        self
-    }
-
-    /// Sets whether connecting brings the schema up to date.
-    #[must_use]
-    pub fn with_migrate(mut self, yes: bool) -> Self {
-        self.migrate = yes;
-        self
-    }
-
-    /// Sets the most connections at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections;
-        self
-    }
-
-    /// Sets how long to wait for a connection.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
-        self
-    }
-
-    /// Sets how long an operation may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, limit: Duration) -> Self {
-        self.operation_timeout = limit;
-        self
-    }
+    loomflow_support_sql::postgres_setters!();
 
     /// Sets how many episodes with vectors a partition has before it gets an approximate index.
     #[must_use]
@@ -129,16 +89,6 @@ impl PostgresMemoryConfig {
         self.fault = Some(fault);
         self
     }
-
-    pub(crate) fn settings(&self) -> PgSettings {
-        let mut settings = PgSettings::new(self.url.clone());
-        settings.schema.clone_from(&self.schema);
-        settings.role.clone_from(&self.app_role);
-        settings.max_connections = self.max_connections;
-        settings.connect_timeout = self.connect_timeout;
-        settings.statement_timeout = self.operation_timeout;
-        settings
-    }
 }
 
 impl fmt::Debug for PostgresMemoryConfig {
@@ -154,34 +104,6 @@ impl fmt::Debug for PostgresMemoryConfig {
             .field("index_above", &self.index_above)
             .finish_non_exhaustive()
     }
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(d).map(|url| Arc::new(Secret::new(url)))
-}
-
-fn schema() -> String {
-    "loomflow".to_owned()
-}
-
-fn app_role() -> String {
-    "loomflow_app".to_owned()
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn max_connections() -> usize {
-    16
-}
-
-fn connect_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn operation_timeout() -> Duration {
-    Duration::from_secs(30)
 }
 
 fn index_above() -> u64 {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 #[non_exhaustive]
 pub struct QdrantMemoryConfig {
     /// The server's gRPC address: `http://host:6334`, or `https://..` with the system's certificates.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// The key that the server asks for; `None` for a server without one.
     #[serde(default, deserialize_with = "optional_secret")]
@@ -157,10 +157,6 @@ fn operation_timeout() -> Duration {
 
 fn max_connections() -> usize {
     2
-}
-
-fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(from).map(|text| Arc::new(Secret::new(text)))
 }
 
 fn optional_secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<Secret<String>>>, D::Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loomflow_core::Secret;
-use loomflow_support_redis::LinkOptions;
+use loomflow_support_redis::defaults;
 use serde::{Deserialize, Deserializer};
 
 /// Settings of a [`RedisMemory`](crate::RedisMemory). Times are written in seconds, fractions allowed.
@@ -14,10 +14,10 @@ use serde::{Deserialize, Deserializer};
 #[non_exhaustive]
 pub struct RedisMemoryConfig {
     /// `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS. A secret: it is never shown.
-    #[serde(deserialize_with = "secret")]
+    #[serde(deserialize_with = "loomflow_core::settings::secret")]
     pub url: Arc<Secret<String>>,
     /// What the names of all keys begin with: 1 to 32 of `A-Z a-z 0-9 _ . -`. `lf` by default.
-    #[serde(default = "key_prefix")]
+    #[serde(default = "loomflow_support_redis::defaults::key_prefix")]
     pub key_prefix: String,
     /// Whether connecting brings the schema up to date; otherwise it only checks it. On by default.
     #[serde(default = "yes")]
@@ -26,13 +26,16 @@ pub struct RedisMemoryConfig {
     #[serde(default = "yes")]
     pub search: bool,
     /// How long a connection may take. 5 s by default.
-    #[serde(default = "connect_timeout", deserialize_with = "seconds")]
+    #[serde(
+        default = "loomflow_support_redis::defaults::connect_timeout",
+        deserialize_with = "loomflow_core::settings::seconds"
+    )]
     pub connect_timeout: Duration,
     /// How long one exchange with the server may take. 10 s by default.
-    #[serde(default = "operation_timeout", deserialize_with = "seconds")]
+    #[serde(default = "operation_timeout", deserialize_with = "loomflow_core::settings::seconds")]
     pub operation_timeout: Duration,
     /// The most exchanges that are under way at once; one more waits. 256 by default.
-    #[serde(default = "max_in_flight")]
+    #[serde(default = "loomflow_support_redis::defaults::max_in_flight")]
     pub max_in_flight: usize,
     /// After how long without a use everything of a tenant is given up: episodes, facts and blocks alike. `None`, the
     /// default, keeps all until it is erased.
@@ -59,24 +62,19 @@ impl RedisMemoryConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: Arc::new(Secret::new(url.into())),
-            key_prefix: key_prefix(),
+            key_prefix: defaults::key_prefix(),
             migrate: true,
             search: true,
-            connect_timeout: connect_timeout(),
+            connect_timeout: defaults::connect_timeout(),
             operation_timeout: operation_timeout(),
-            max_in_flight: max_in_flight(),
+            max_in_flight: defaults::max_in_flight(),
             idle_ttl: None,
             #[cfg(feature = "testing")]
             fault: None,
         }
     }
 
-    /// Sets what the names of all keys begin with.
-    #[must_use]
-    pub fn with_key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.key_prefix = prefix.into();
-        self
-    }
+    loomflow_support_redis::redis_setters!();
 
     /// Sets whether connecting brings the schema up to date.
     #[must_use]
@@ -89,27 +87,6 @@ impl RedisMemoryConfig {
     #[must_use]
     pub fn with_search(mut self, search: bool) -> Self {
         self.search = search;
-        self
-    }
-
-    /// Sets how long a connection may take.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets how long one exchange with the server may take.
-    #[must_use]
-    pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
-        self.operation_timeout = timeout;
-        self
-    }
-
-    /// Sets the most exchanges that are under way at once; less than 1 counts as 1.
-    #[must_use]
-    pub fn with_max_in_flight(mut self, exchanges: usize) -> Self {
-        self.max_in_flight = exchanges.max(1);
         self
     }
 
@@ -128,14 +105,6 @@ impl RedisMemoryConfig {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);
         self
-    }
-
-    pub(crate) fn link_options(&self) -> LinkOptions {
-        let mut options = LinkOptions::new(self.url.clone());
-        options.connect_timeout = self.connect_timeout;
-        options.operation_timeout = self.operation_timeout;
-        options.max_in_flight = self.max_in_flight.max(1);
-        options
     }
 
     /// The time to live in milliseconds, as scripts take it; 0 for none.
@@ -159,32 +128,12 @@ impl fmt::Debug for RedisMemoryConfig {
     }
 }
 
-fn key_prefix() -> String {
-    "lf".to_owned()
-}
-
 fn yes() -> bool {
     true
 }
 
-fn connect_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
 fn operation_timeout() -> Duration {
     Duration::from_secs(10)
-}
-
-fn max_in_flight() -> usize {
-    256
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Secret<String>>, D::Error> {
-    String::deserialize(d).map(|url| Arc::new(Secret::new(url)))
-}
-
-fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    Duration::try_from_secs_f64(f64::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 fn maybe_seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {

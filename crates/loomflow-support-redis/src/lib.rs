@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod error;
 mod keys;
 mod link;
 
+pub use config::defaults;
 pub use error::store_error;
 pub use keys::{Keys, TenantKeys};
 pub use link::{Link, LinkOptions};

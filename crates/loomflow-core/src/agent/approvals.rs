@@ -74,7 +74,7 @@ impl UserAgent {
 
     /// What the store hands out once is on record then, whether the caller waits for it or not.
     async fn record_lapsed(&self, store: Arc<dyn ApprovalStore>, scope: Scope) -> Result<()> {
-        let slot = self.agent.closer.slot(rand::random()).await?;
+        let slot = self.agent.closer.enter(rand::random())?;
         let agent = self.agent.clone();
         let work = async move { Record::of(&agent, &scope).lapsed(&*store).await };
         Handoff::new(slot, Box::pin(work)).await
@@ -92,7 +92,7 @@ impl UserAgent {
     ///   without self-approval, [`ErrorKind::Conflict`] for one that is decided, used or expired, or is being decided.
     /// - Whatever the audit log fails with. Nothing is decided then.
     pub async fn decide(&self, id: ApprovalId, decision: ApprovalDecision) -> Result<()> {
-        let slot = self.agent.closer.slot(id.as_u128()).await?;
+        let slot = self.agent.closer.enter(id.as_u128())?;
         let user = self.clone();
         Handoff::new(slot, Box::pin(async move { user.decide_on_record(id, decision).await })).await
     }
@@ -148,7 +148,7 @@ impl UserAgent {
     /// [`ErrorKind::NotFound`] for a grant that is not there or not theirs to revoke. Whatever the audit log fails with; the
     /// grant is void all the same.
     pub async fn revoke(&self, id: GrantId) -> Result<()> {
-        let slot = self.agent.closer.slot(id.as_u128()).await?;
+        let slot = self.agent.closer.enter(id.as_u128())?;
         let user = self.clone();
         Handoff::new(slot, Box::pin(async move { user.revoke_on_record(id).await })).await
     }

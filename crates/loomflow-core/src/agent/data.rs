@@ -105,7 +105,7 @@ impl UserAgent {
     ///
     /// Whatever the first failing store failed with, naming it.
     pub async fn forget(&self, what: Erase) -> Result<ForgetReceipt> {
-        let slot = self.agent.closer.slot(rand::random()).await?;
+        let slot = self.agent.closer.enter(rand::random())?;
         let user = self.clone();
         // Half an erasure is none: a caller who goes away leaves the rest of it to the closer.
         Handoff::new(slot, Box::pin(async move { user.forget_everywhere(&what).await })).await

@@ -158,11 +158,7 @@ async fn child(origin: Origin, outer: Arc<Latch>, agent: Arc<AgentInner>, asked:
     // Only a root has a lease: a child is one step of its journal.
     let lease = RunLease::new(id, 0);
     let run = Arc::new(RunState::new(agent, ctx, clock, lease, None, &latch, Some(origin)));
-    let slot = match run.slot().await {
-        Ok(slot) => slot,
-        Err(error) => return error.into(),
-    };
-    let finisher = Finisher::arm(run.clone(), slot, latch);
+    let finisher = Finisher::arm(run.clone(), run.slot(), latch);
     let result = finish(run.clone(), finisher, asked, began).await;
     Ended { result, acted: run.acted.load(Ordering::Acquire) }
 }

@@ -128,7 +128,7 @@ async fn begin(
 ) -> Result<(Arc<RunState>, Finisher)> {
     let mut scope = agent.mint(owner).await?;
     let id = asked.resume.unwrap_or_else(|| RunId::fresh(now));
-    let mut slot = agent.closer.slot(id.as_u128()).await?;
+    let mut slot = agent.closer.enter(id.as_u128())?;
     let session = asked.session.clone().unwrap_or_else(SessionId::fresh);
     let lease = match &agent.runtime {
         None => RunLease::new(id, 0),
@@ -242,7 +242,7 @@ async fn start(run: &Arc<RunState>, task: &Task, resumed: bool) -> Result<()> {
 /// Writes the record that begins a run. A caller who goes away in the middle leaves it to the closer, which then writes the
 /// one that ends it, too: a log has both or neither.
 async fn record_start(run: &Arc<RunState>, payload: Redacted<String>) -> Result<()> {
-    let (slot, recording) = (run.slot().await?, run.clone());
+    let (slot, recording) = (run.slot(), run.clone());
     let actor = if run.origin.is_none() { Actor::User } else { Actor::Model };
     let record = async move {
         recording.audit(actor, Action::RunStarted, payload).await?;

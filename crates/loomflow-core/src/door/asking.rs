@@ -40,7 +40,7 @@ pub(super) async fn ask(
         let told = format!("{why}; approval is required and there is nobody to ask");
         return deny(run, spec, &bound, told.into()).await;
     };
-    let slot = run.slot().await?;
+    let slot = run.slot();
     let id = request_id(run, &bound).await?;
     let waiting = Waiting::arm(run, store.clone(), id, slot);
     let earlier = if run.is_journaled() { waiting::look(run, &**store, id).await? } else { None };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::door::guarded;
-use crate::door::model::{Called, Outcome, RecordPromise, request_id, reserve, settle, took_no_order};
+use crate::door::model::{Called, Outcome, RecordPromise, request_id, reserve, took_no_order};
 use crate::door::rate::admit_call;
 use crate::error::Result;
 use crate::memory::Embedding;
@@ -49,9 +49,9 @@ async fn admitted(
             return Err(error);
         }
     };
-    let slot = run.slot().await?;
+    let slot = run.slot();
     let reservation = reservation.sent().await?;
-    let mut promise = RecordPromise::new(run.clone(), slot, Called::Embedding, input, embedder.price());
+    let promise = RecordPromise::new(run.clone(), slot, Called::Embedding, input, embedder.price());
     let made = embedder.embed(&run.ctx, AdmittedEmbed::seal(texts, purpose)).await;
     let mut outcome = Outcome { status: "ok", ..Outcome::default() };
     let (usage, closing) = match &made {
@@ -71,8 +71,7 @@ async fn admitted(
         }
     };
     run.used(usage);
-    promise.void();
-    let settled = settle(run, Called::Embedding, closing, &usage, outcome).await;
+    let settled = promise.keep(closing, usage, outcome).await;
     pass.used(run, &usage).await;
     settled?;
     embeddings(embedder, asked, made?)

@@ -13,7 +13,10 @@ use crate::closer::{Handoff, Slot, Work};
 use crate::door::rate::{Pass, admit_call};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::ledger::{Charge, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled};
+use crate::ledger::{
+    Charge, HearsWarnings as _, Held, Hold, HoldTicket, Ledger, Refusal, Reservation, Reserve, Sent, Settled,
+    close,
+};
 use crate::r#loop::Reply;
 use crate::message::ToolCall;
 use crate::model::{AdmittedCall, Delta, Done, Model, ModelRequest, ModelStream, StopReason};
@@ -108,7 +111,7 @@ async fn attempt(
         }
     };
     request.max_output_tokens = reservation.output_tokens();
-    let slot = run.slot().await?;
+    let slot = run.slot();
     let key = reservation.key();
     let mut reservation = reservation.sent().await?;
     let mut promise = RecordPromise::new(run.clone(), slot, Called::Turn { attempt }, input, model.price());
@@ -120,28 +123,25 @@ async fn attempt(
     let stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
-            promise.void();
-            return Err(Box::pin(give_back(run, reservation, error, attempt, pass)).await);
+            return Err(Box::pin(give_back(run, reservation, promise, error, pass)).await);
         }
     };
     let mut fold = Fold::new(model, reservation, promise);
     let read = fold.read(run, stream).await;
-    let Fold { reservation, mut promise, text, calls, shown, provider_state, .. } = fold;
+    let Fold { reservation, promise, text, calls, shown, provider_state, .. } = fold;
     let reported = read.as_ref().ok().and_then(|done| done.usage);
     let outcome = Outcome {
         status: read.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok"),
         estimated: reported.is_none(),
         excess_tokens: 0,
         request_id: match &read {
-            Ok(done) => done.request_id.as_deref(),
+            Ok(done) => done.request_id.clone(),
             Err(error) => request_id(error),
         },
     };
     let (usage, closing) = reservation.settle_and_tell(reported);
     run.used(usage);
-    promise.void();
-    let called = Called::Turn { attempt };
-    let settled = settle(run, called, closing, &usage, outcome).await;
+    let settled = promise.keep(closing, usage, outcome).await;
     pass.used(run, &usage).await;
     settled.map_err(Failure::after_the_call)?;
     match read {
@@ -155,7 +155,7 @@ async fn attempt(
 
 /// Sets tokens aside, or tells of the refusal: audit, event, metric, error.
 pub(crate) async fn reserve(
-    run: &RunState,
+    run: &Arc<RunState>,
     input: u64,
     output: u64,
     min_output: u64,
@@ -170,8 +170,18 @@ pub(crate) async fn reserve(
     match answer? {
         Reserve::Held(granted) => {
             let (hold, output_tokens) = (granted.id, granted.output_tokens);
-            let ticket =
-                HoldTicket { ledger, scope, hold, key, input_tokens: input, output_tokens, price, slot };
+            let hears = run.clone();
+            let ticket = HoldTicket {
+                ledger,
+                scope,
+                hold,
+                key,
+                input_tokens: input,
+                output_tokens,
+                price,
+                hears,
+                slot,
+            };
             let reservation = Reservation::new(ticket);
             run.warn(granted.warnings).await?;
             Ok(reservation)
@@ -190,22 +200,25 @@ pub(crate) struct SetAside {
 
 /// Asks the ledger to set something aside. A caller who goes away before the answer is there leaves no hold behind: the closer
 /// waits for the answer and gives back what was granted.
-pub(crate) async fn set_aside(run: &RunState, hold: Hold) -> Result<SetAside> {
-    let slot = run.slot().await?;
-    let (ledger, scope) = (run.agent.ledger.clone(), run.ctx.scope().dup());
-    let asking: Work<(Arc<dyn Ledger>, Scope, Result<Reserve>)> = Box::pin(async move {
+pub(crate) async fn set_aside(run: &Arc<RunState>, hold: Hold) -> Result<SetAside> {
+    let slot = run.slot();
+    let (run, ledger, scope) = (run.clone(), run.agent.ledger.clone(), run.ctx.scope().dup());
+    type Asked = (Arc<RunState>, Arc<dyn Ledger>, Scope, Result<Reserve>);
+    let asking: Work<Asked> = Box::pin(async move {
         let answer = ledger.reserve(&scope, &hold).await;
-        (ledger, scope, answer)
+        (run, ledger, scope, answer)
     });
-    let asking = Handoff::new(slot, asking).or_undo(|(ledger, scope, answer)| {
+    let asking = Handoff::new(slot, asking).or_undo(|(run, ledger, scope, answer)| {
         Box::pin(async move {
             if let Ok(Reserve::Held(granted)) = answer {
                 // What cannot be given back is given back by the end of its lease.
-                drop(ledger.close(&scope, granted.id, Charge::Refund).await);
+                drop(close(ledger, scope, granted.id, Charge::Refund).await);
+                // The line was reached, and will not be told of again.
+                drop(run.hear(granted.warnings).await);
             }
         })
     });
-    let ((ledger, scope, answer), slot) = asking.keeping_its_place().await;
+    let ((_, ledger, scope, answer), slot) = asking.keeping_its_place().await;
     Ok(SetAside { ledger, scope, slot, answer })
 }
 
@@ -238,10 +251,10 @@ pub(crate) async fn refused(run: &RunState, refusal: Refusal) -> Error {
 
 /// The call failed before a stream began: refunded where the provider is known to have taken no order.
 async fn give_back(
-    run: &RunState,
+    run: &Arc<RunState>,
     reservation: Reservation<Sent>,
+    promise: RecordPromise,
     error: Error,
-    attempt: u32,
     pass: Pass,
 ) -> Failure {
     let unknown = !took_no_order(&error);
@@ -250,32 +263,33 @@ async fn give_back(
     run.used(usage);
     let mut outcome = Outcome { status: error.kind().as_str(), estimated: unknown, ..Outcome::default() };
     outcome.request_id = request_id(&error);
-    let closed = closing.await.map(drop);
-    let recorded = record(run, Called::Turn { attempt }, &usage, &outcome).await;
+    let settled = promise.keep(closing, usage, outcome).await;
     pass.used(run, &usage).await;
-    match closed.and(recorded) {
+    match settled {
         Ok(()) => error.into(),
         // The store's failure is the graver one: it must not be retried away.
         Err(graver) => graver.with_source(error).with_retryable(false).into(),
     }
 }
 
-/// Closes the hold and records the call.
-pub(crate) async fn settle(
-    run: &RunState,
+/// Closes the hold, records the call, and tells of the caps that it brought to their warning line. A call is recorded also
+/// when the ledger fails: it was made.
+async fn settle(
+    run: Arc<RunState>,
     called: Called,
     closing: Handoff<Result<Settled>>,
-    usage: &Usage,
-    mut outcome: Outcome<'_>,
+    usage: Usage,
+    mut outcome: Outcome,
 ) -> Result<()> {
-    let settled = closing.await?;
-    if settled.excess_tokens > 0 {
-        run.ctx.count("loom.budget.excess_tokens", settled.excess_tokens, &[]);
+    let settled = closing.await;
+    outcome.excess_tokens = settled.as_ref().map_or(0, |settled| settled.excess_tokens);
+    if outcome.excess_tokens > 0 {
+        run.ctx.count("loom.budget.excess_tokens", outcome.excess_tokens, &[]);
     }
-    count_usage(run, usage);
-    outcome.excess_tokens = settled.excess_tokens;
-    record(run, called, usage, &outcome).await?;
-    run.warn(settled.warnings).await
+    let recorded = record(&run, called, &usage, &outcome).await;
+    let settled = settled?;
+    recorded?;
+    run.hear(settled.warnings).await
 }
 
 fn count_usage(run: &RunState, usage: &Usage) {
@@ -292,25 +306,21 @@ pub(crate) fn took_no_order(error: &Error) -> bool {
 }
 
 /// The provider's id of a request that failed, where the adapter tells it.
-pub(crate) fn request_id(error: &Error) -> Option<&str> {
-    error.context().iter().find(|(key, _)| *key == "request_id").map(|(_, id)| id.as_str())
+pub(crate) fn request_id(error: &Error) -> Option<String> {
+    error.context().iter().find(|(key, _)| *key == "request_id").map(|(_, id)| id.clone())
 }
 
 /// How a call ended, as its record says it.
 #[derive(Default)]
-pub(crate) struct Outcome<'a> {
+pub(crate) struct Outcome {
     pub(crate) status: &'static str,
     pub(crate) estimated: bool,
     pub(crate) excess_tokens: u64,
-    pub(crate) request_id: Option<&'a str>,
+    pub(crate) request_id: Option<String>,
 }
 
-pub(crate) async fn record(
-    run: &RunState,
-    called: Called,
-    usage: &Usage,
-    outcome: &Outcome<'_>,
-) -> Result<()> {
+async fn record(run: &RunState, called: Called, usage: &Usage, outcome: &Outcome) -> Result<()> {
+    count_usage(run, usage);
     let mut payload = run
         .ctx
         .redactor()
@@ -335,7 +345,7 @@ pub(crate) async fn record(
     if outcome.excess_tokens > 0 {
         payload = payload.num("excess_tokens", outcome.excess_tokens);
     }
-    if let Some(id) = outcome.request_id {
+    if let Some(id) = &outcome.request_id {
         payload = payload.str("request_id", id);
     }
     run.audit(Actor::Model, Action::ModelCall, payload.finish()).await
@@ -360,8 +370,8 @@ impl Called {
     }
 }
 
-/// The promise that a call which left is recorded: void once the call's end records it, and kept by the closer when the run
-/// goes away in the middle. What was streamed until then counts into the run's totals at once.
+/// The promise that a call which left is recorded: kept by the call's end, and by the closer when the run goes away in the
+/// middle. What was streamed until then counts into the run's totals at once.
 pub(crate) struct RecordPromise {
     open: Option<(Arc<RunState>, Slot, Called)>,
     input: u64,
@@ -382,8 +392,16 @@ impl RecordPromise {
         Self { open: Some((run, slot, called)), input, streamed: 0, unseen: 0, price }
     }
 
-    pub(crate) fn void(&mut self) {
-        self.open = None;
+    /// Keeps it: closes the hold and records how the call ended, also when nobody waits for that any more.
+    pub(crate) fn keep(
+        mut self,
+        closing: Handoff<Result<Settled>>,
+        usage: Usage,
+        outcome: Outcome,
+    ) -> Handoff<Result<()>> {
+        let (run, slot, called) =
+            self.open.take().expect("a promise is open until it is kept, and keeping consumes it");
+        Handoff::new(slot, Box::pin(settle(run, called, closing, usage, outcome)))
     }
 }
 

@@ -194,7 +194,7 @@ async fn execute(run: &Arc<RunState>, tool: &dyn Tool, spec: &ToolSpec, bound: B
     let within = RunClock::within(&run.clock, limit);
     let latch = Latch::new(run.latch.upgrade());
     let frame = Arc::new(CallFrame::new(run, bound.call.id.clone(), within.clock().clone(), &latch));
-    let promise = OutcomePromise::new(run.clone(), run.slot().await?, spec, frame.clone(), latch);
+    let promise = OutcomePromise::new(run.clone(), run.slot(), spec, frame.clone(), latch);
     intend(run, spec, &bound, &frame).await?;
     if spec.effect != Effect::Read {
         run.acts();
@@ -236,7 +236,7 @@ async fn intend(run: &Arc<RunState>, spec: &ToolSpec, bound: &Bound, frame: &Arc
     let payload = run.ctx.redactor().object().name("tool", &spec.name).str("call_id", &bound.call.id);
     let payload = payload.name("effect", spec.effect.as_str()).show("digest", bound.digest);
     let payload = payload.json("args", &bound.arguments).finish();
-    let (slot, run, frame) = (run.slot().await?, run.clone(), frame.clone());
+    let (slot, run, frame) = (run.slot(), run.clone(), frame.clone());
     let record = async move {
         run.audit(Actor::Model, Action::ToolIntent, payload).await?;
         frame.intended();

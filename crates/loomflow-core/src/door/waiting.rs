@@ -89,7 +89,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    Handoff::new(run.slot().await?, Box::pin(work(run.clone()))).await
+    Handoff::new(run.slot(), Box::pin(work(run.clone()))).await
 }
 
 /// Stores a request: it is there, or never will be, when it is taken back.

@@ -1,13 +1,15 @@
 //! Quota as plain data: what a ledger backend implements, and the type-state wrapper the model door uses.
 
+mod closing;
 mod config;
 mod reservation;
 mod types;
 
 use async_trait::async_trait;
 
+pub(crate) use closing::{CLOSING_LIMIT, close};
 pub use config::{BudgetConfig, Caps, Window};
-pub(crate) use reservation::HoldTicket;
+pub(crate) use reservation::{HearsWarnings, HoldTicket};
 pub use reservation::{Held, Phase, Reservation, Sent};
 pub use types::{
     Cap, CapUsage, Charge, Entity, EstimatedCharge, Granted, Hold, HoldKey, Limits, Refusal, RefusalReason,

@@ -4,10 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::closer::{Handoff, Slot};
+use crate::closer::{Handoff, Slot, Work};
 use crate::error::Result;
 use crate::ids::HoldId;
-use crate::ledger::{Charge, HoldKey, Ledger, Settled};
+use crate::ledger::{Charge, HoldKey, Ledger, Settled, Warning, close};
 use crate::scope::Scope;
 use crate::usage::{Price, Usage};
 
@@ -42,6 +42,12 @@ mod sealed {
     impl Sealed for super::Sent {}
 }
 
+/// Who is told of the caps that a charge brought to their warning line, when nobody waits for the charge any more.
+pub(crate) trait HearsWarnings: Send + Sync {
+    /// Tells of them.
+    fn hear(self: Arc<Self>, warnings: Vec<Warning>) -> Work<Result<()>>;
+}
+
 /// A hold in a ledger, owned. `Reservation<Held>` → [`sent`](Reservation::sent) → `Reservation<Sent>` →
 /// [`settle`](Reservation::settle).
 ///
@@ -64,6 +70,7 @@ struct Open {
     /// What was generated at least, for all that anybody can know.
     unseen: u64,
     price: Option<Price>,
+    hears: Arc<dyn HearsWarnings>,
     slot: Slot,
 }
 
@@ -76,6 +83,7 @@ pub(crate) struct HoldTicket {
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
     pub(crate) price: Option<Price>,
+    pub(crate) hears: Arc<dyn HearsWarnings>,
     pub(crate) slot: Slot,
 }
 
@@ -93,10 +101,21 @@ impl<P: Phase> Reservation<P> {
 
 impl Reservation<Held> {
     pub(crate) fn new(ticket: HoldTicket) -> Self {
-        let HoldTicket { ledger, scope, hold, key, input_tokens, output_tokens, price, slot } = ticket;
+        let HoldTicket { ledger, scope, hold, key, input_tokens, output_tokens, price, hears, slot } = ticket;
         let (streamed, unseen) = (0, 0);
-        let open =
-            Open { ledger, scope, hold, key, input_tokens, output_tokens, streamed, unseen, price, slot };
+        let open = Open {
+            ledger,
+            scope,
+            hold,
+            key,
+            input_tokens,
+            output_tokens,
+            streamed,
+            unseen,
+            price,
+            hears,
+            slot,
+        };
         Self { open: Some(open), phase: PhantomData }
     }
 
@@ -131,11 +150,12 @@ impl Reservation<Sent> {
 
     /// Charges what the provider reports, and ends the hold. `None` charges the estimate, marked as such.
     ///
-    /// Dropping the future does not lose the charge: the closer finishes it.
+    /// Dropping the future does not lose the charge: the closer finishes it. The answer's warnings are the caller's to tell.
     ///
     /// # Errors
     ///
-    /// Whatever the ledger fails with; the hold's lease then charges the estimate.
+    /// Whatever the ledger fails with, after trying for a while where that may help; the hold's lease then charges the
+    /// estimate.
     pub async fn settle(self, usage: Option<Usage>) -> Result<Settled> {
         self.settle_and_tell(usage).1.await
     }
@@ -166,7 +186,17 @@ impl Open {
 
     fn close(self, charge: Charge) -> Handoff<Result<Settled>> {
         let Self { ledger, scope, hold, slot, .. } = self;
-        Handoff::new(slot, Box::pin(async move { ledger.close(&scope, hold, charge).await }))
+        Handoff::new(slot, Box::pin(close(ledger, scope, hold, charge)))
+    }
+
+    /// As [`Open::close`], for when nobody will look at the answer.
+    fn close_alone(self, charge: Charge) -> Handoff<Result<()>> {
+        let Self { ledger, scope, hold, slot, hears, .. } = self;
+        let closing = async move {
+            let settled = close(ledger, scope, hold, charge).await?;
+            hears.hear(settled.warnings).await
+        };
+        Handoff::new(slot, Box::pin(closing))
     }
 }
 
@@ -180,7 +210,7 @@ impl<P: Phase> Drop for Reservation<P> {
                 Charge::Refund
             };
             // Dropping a handoff that was never polled gives it to the closer.
-            drop(open.close(charge));
+            drop(open.close_alone(charge));
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::audit::{Action, Actor};
 use crate::closer::{Handoff, Slot};
 use crate::door::guarded;
 use crate::error::{ErrorKind, Result};
-use crate::ledger::Charge;
+use crate::ids::HoldId;
+use crate::ledger::{Charge, HearsWarnings as _, close};
 use crate::result::RunStatus;
 use crate::run::{Latch, RunState};
 
@@ -98,14 +99,15 @@ const PART_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// The runtime comes first, because it knows whose run this is: a holder whose lease was taken over writes no record, since
 /// the one who took it over will.
-async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
+async fn end_run(run: &Arc<RunState>, ending: Ending) -> Result<()> {
     let ctx = &run.ctx;
     let ran = run.clock.running();
     let is_root = run.origin.is_none();
     // First of all, because also a run that somebody took over gives back what it set aside for itself.
     if let Some(hold) = run.wall_clock_hold() {
-        let close = run.agent.ledger.close(ctx.scope(), hold, Charge::WallClock(ran));
-        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, close).await.err());
+        // A ledger that is down for longer keeps no run from its record: the closer goes on with it.
+        let closing = Handoff::new(run.slot(), Box::pin(close_wall_clock(run.clone(), hold, ran)));
+        count_failure(run, "ledger", guarded("the ledger", PART_LIMIT, closing).await.err());
     }
     if let Some(runtime) = &run.agent.runtime {
         let closed =
@@ -139,6 +141,12 @@ async fn end_run(run: &RunState, ending: Ending) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+async fn close_wall_clock(run: Arc<RunState>, hold: HoldId, ran: Duration) -> Result<()> {
+    let (ledger, scope) = (run.agent.ledger.clone(), run.ctx.scope().dup());
+    let settled = close(ledger, scope, hold, Charge::WallClock(ran)).await?;
+    run.hear(settled.warnings).await
 }
 
 async fn record(run: &RunState, action: Action, ending: &Ending) -> Result<()> {

@@ -18,12 +18,12 @@ pub(crate) use journal::{Journaled, Step};
 
 use crate::agent::AgentInner;
 use crate::audit::{Action, Actor};
-use crate::closer::Slot;
+use crate::closer::{Handoff, Slot, Work};
 use crate::context::RunContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
 use crate::ids::HoldId;
-use crate::ledger::{HoldKey, Warning};
+use crate::ledger::{HearsWarnings, HoldKey, Warning};
 use crate::redact::Redacted;
 use crate::runtime::RunLease;
 use crate::usage::Usage;
@@ -212,20 +212,21 @@ impl RunState {
         }
     }
 
-    /// Which of the closer's lanes is this run's: one for a whole tree of runs, so that its records keep their order.
-    pub(crate) fn lane(&self) -> u128 {
+    /// Under which key the closer has what this run leaves behind: one for a whole tree of runs, so that its records keep
+    /// their order.
+    pub(crate) fn closing_key(&self) -> u128 {
         self.root().ctx.run_id().as_u128()
     }
 
-    /// A place in the closer's queue, in this run's lane.
-    pub(crate) async fn slot(&self) -> Result<Slot> {
-        self.agent.closer.slot(self.lane()).await
+    /// A place in the closer's queue, under this run's key.
+    pub(crate) fn slot(&self) -> Slot {
+        self.agent.closer.slot(self.closing_key())
     }
 
     /// Waits, for at most `limit`, until what dropped futures of this run's tree left behind is settled and recorded, so that
     /// what is recorded next comes after it and says what was used.
     pub(crate) async fn settled(&self, limit: Duration) {
-        if tokio::time::timeout(limit, self.agent.closer.barrier(self.lane())).await.is_err() {
+        if tokio::time::timeout(limit, self.agent.closer.barrier(self.closing_key())).await.is_err() {
             self.ctx.count("loom.finish.errors", 1, &[("store", "closer")]);
         }
     }
@@ -279,9 +280,13 @@ impl RunState {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of caps that reached their warning line: event, audit and metric.
-    pub(crate) async fn warn(&self, warnings: Vec<Warning>) -> Result<()> {
-        if warnings.is_empty() { Ok(()) } else { Box::pin(self.warn_of(warnings)).await }
+    /// Tells of caps that reached their warning line: event, audit and metric. A ledger warns once, so a caller who goes away
+    /// in the middle leaves the rest to the closer.
+    pub(crate) async fn warn(self: &Arc<Self>, warnings: Vec<Warning>) -> Result<()> {
+        if warnings.is_empty() {
+            return Ok(());
+        }
+        Handoff::new(self.slot(), self.clone().hear(warnings)).await
     }
 
     async fn warn_of(&self, warnings: Vec<Warning>) -> Result<()> {
@@ -294,6 +299,12 @@ impl RunState {
             self.emit(|| EventKind::BudgetWarning(warning)).await;
         }
         Ok(())
+    }
+}
+
+impl HearsWarnings for RunState {
+    fn hear(self: Arc<Self>, warnings: Vec<Warning>) -> Work<Result<()>> {
+        Box::pin(async move { self.warn_of(warnings).await })
     }
 }
 

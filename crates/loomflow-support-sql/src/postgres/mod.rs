@@ -6,6 +6,7 @@
 
 mod check;
 mod component;
+mod config;
 mod migrate;
 mod pool;
 mod settings;
@@ -13,6 +14,7 @@ mod several;
 mod transaction;
 
 pub use component::{Component, Policy, Table};
+pub use config::defaults;
 pub use migrate::migrate;
 pub use pool::{Pool, connect_as_owner};
 pub use settings::PgSettings;

@@ -1,10 +1,12 @@
 //! SQLite: one file, one writer that commits in groups, and readers beside it. For every store that keeps a file.
 
+mod config;
 mod database;
 mod file;
 mod migrate;
 mod writer;
 
+pub use config::defaults;
 pub use database::Database;
 pub use file::{Durability, SqliteFile};
 pub use migrate::Schema;

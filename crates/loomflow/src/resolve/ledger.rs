@@ -41,7 +41,7 @@ macro_rules! connect {
         }
         #[cfg(not(feature = $feature))]
         {
-            drop($budget);
+            let _ = &$budget;
             Err(switched_off(&$target, $feature, OPERATION))
         }
     }};
@@ -54,7 +54,7 @@ async fn open(target: Target, budget: BudgetConfig) -> Result<Arc<dyn Ledger>> {
             return Ok(Arc::new(loomflow_local::StandardBudget::new(budget)?));
             #[cfg(not(feature = "local"))]
             {
-                drop(budget);
+                let _ = &budget;
                 return Err(switched_off(&target, "local", OPERATION));
             }
         }

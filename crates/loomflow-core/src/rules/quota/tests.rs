@@ -150,3 +150,67 @@ fn an_invoice_says_nothing_of_time() {
     let report = account.report(&books, later);
     assert_eq!((report.used, report.wall_clock), (Usage::new(3, 4), LEASE));
 }
+
+fn total(account: &Account, books: &Books, now: Timestamp) -> u64 {
+    account.report(books, now).used.total_tokens()
+}
+
+#[test]
+fn an_estimate_is_of_the_window_in_which_its_lease_ended() {
+    let books = books(BudgetConfig::new().max_tokens(100).per_user_max_tokens(100));
+    let evening = at("2026-03-15T23:58:00Z");
+    let (mut account, mut global) = (Account::new(&books, evening), Cell::default());
+    let id = hold(&mut account, &books, evening, &mut global, 0);
+    account.sent(&books, evening, &mut global, id).unwrap();
+    let midnight = at("2026-03-16T00:00:00Z");
+    assert_eq!(total(&account, &books, Timestamp::from_micros(midnight.as_micros() - 1)), 50);
+    // Nobody looks before the next day has begun: what the lease's end charged is yesterday's.
+    account.expire(&books, at("2026-03-16T09:00:00Z"), &mut global);
+    assert_eq!((account.user.used.usage.total_tokens(), global.used.usage.total_tokens()), (0, 0));
+    assert_eq!((account.user.held.tokens(), global.held.tokens()), (0, 0));
+}
+
+#[test]
+fn a_clock_set_back_loses_no_charge() {
+    for caps in [BudgetConfig::new().max_tokens(200), BudgetConfig::new().per_user_max_tokens(200)] {
+        charges_on_a_clock_set_back(&books(caps));
+    }
+}
+
+fn charges_on_a_clock_set_back(books: &Books) {
+    let back = at("2026-03-14T12:00:00Z");
+    let (mut account, mut global) = (Account::new(books, noon()), Cell::default());
+    let closed = hold(&mut account, books, noon(), &mut global, 0);
+    let dies = hold(&mut account, books, noon(), &mut global, 1);
+    account.close(books, back, &mut global, closed, &used(30, 20), true).unwrap();
+    assert_eq!((total(&account, books, back), total(&account, books, noon())), (50, 50));
+    account.sent(books, back, &mut global, dies).unwrap();
+    account.extend(books, back, &mut global, dies, LEASE).unwrap();
+    account.expire(books, back.saturating_add(LEASE), &mut global);
+    assert_eq!((total(&account, books, back), total(&account, books, noon())), (100, 100));
+    let of_all = if books.global.is_empty() { 0 } else { 100 };
+    assert_eq!((global.used.usage.total_tokens(), global.held.tokens()), (of_all, 0));
+    let morrow = at("2026-03-16T00:00:00Z");
+    assert_eq!(total(&account, books, morrow), 0, "all of it is of the day that had begun");
+}
+
+#[test]
+fn an_invoice_corrects_the_window_that_was_charged_and_no_other() {
+    let hour = Duration::from_secs(3_600);
+    for (window, still_counts) in [(Window::Hour, 0), (Window::Rolling(hour), 2)] {
+        let books = Books::new(&BudgetConfig::new().max_tokens(500).per_user_max_tokens(500).window(window));
+        let (mut account, mut global) = (Account::new(&books, noon()), Cell::default());
+        let lost = hold(&mut account, &books, noon(), &mut global, 0);
+        account.sent(&books, noon(), &mut global, lost).unwrap();
+        let later = at("2026-03-15T13:00:00Z");
+        account.expire(&books, later, &mut global);
+        let next = hold(&mut account, &books, later, &mut global, 1);
+        account.close(&books, later, &mut global, next, &used(3, 4), true).unwrap();
+        account.reconcile(&books, later, &mut global, lost, Usage::new(1, 1), true).unwrap();
+        assert_eq!(total(&account, &books, later), 7 + still_counts, "{window}");
+        assert_eq!(global.used.usage.total_tokens(), 7 + still_counts, "{window}");
+        // The slice of the estimate is over, that of the later call is not.
+        let over = at("2026-03-15T13:03:00Z");
+        assert_eq!(total(&account, &books, over), 7, "{window}");
+    }
+}
