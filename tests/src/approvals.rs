@@ -122,7 +122,7 @@ async fn state(store: &dyn ApprovalStore, scope: &Scope, id: ApprovalId) -> Resu
     Ok(match store.get(scope, id, at(3)).await?.open(scope)?.state {
         ApprovalState::Pending => "pending",
         ApprovalState::Decided { .. } => "decided",
-        ApprovalState::Consumed => "consumed",
+        ApprovalState::Consumed { .. } => "consumed",
         _ => "expired",
     })
 }

@@ -276,6 +276,11 @@ async fn every_approvals_mutant_is_found() {
             GrantsUnbounded,
             RevokeKeeps,
             ForgetKeepsGrants,
+            PlaceIgnored,
+            PagesUnbounded,
+            RequestsUnbounded,
+            LapsedAgain,
+            LapsesForEverybody,
         ],
         &[
             CaseFold,

@@ -1,6 +1,8 @@
 //! Asking a person: an approval is single-use, bound to one call, and answered by somebody who may.
 
 mod grant;
+mod page;
+pub(crate) mod record;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::tenant_data::TenantData;
 use crate::tool::Effect;
 
 pub use grant::{ApprovalGrant, ArgumentPattern, GrantTerms, MAX_FIXED_ARGUMENTS};
+pub use page::{ApprovalPage, MAX_APPROVAL_PAGE};
 
 /// A request for approval of one tool call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,8 +141,13 @@ pub enum ApprovalState {
         /// By whom; `None` when the handler itself decided.
         by: Option<UserId>,
     },
-    /// Used up: its call was dispatched, or told to the model as denied.
-    Consumed,
+    /// Used up: its call was dispatched, or told to the model as denied; or taken off by its run.
+    Consumed {
+        /// What was decided.
+        decision: ApprovalDecision,
+        /// By whom; `None` when the handler itself decided, or the run took it off.
+        by: Option<UserId>,
+    },
     /// Its time ran out before it was decided or used.
     Expired,
 }
@@ -179,10 +187,19 @@ pub trait ApprovalStore: TenantData {
     /// One request: the scope's own, or one that the scope's user may decide. The owner is the requester.
     async fn get(&self, scope: &Scope, id: ApprovalId, now: Timestamp) -> Result<Owned<Approval>>;
 
-    /// The pending requests that the scope's user made or may decide, oldest first.
-    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>>;
+    /// The pending requests that the scope's user made or may decide, oldest first: one page of them. A page that has fewer
+    /// than it may have is the last.
+    async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>>;
+
+    /// The scope's own requests whose time ran out before they were decided, or used. Each is handed out once, over all
+    /// callers, and is [`ApprovalState::Consumed`] from then on: whoever gets it says so in the log. At most
+    /// [`LAPSED_AT_ONCE`](crate::rules::approvals::LAPSED_AT_ONCE) at a time, oldest first.
+    async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>>;
 
     /// Records a decision by the scope's user.
+    ///
+    /// It is not written into the audit log here: [`UserAgent::decide`](crate::UserAgent::decide) does that before it calls
+    /// this, and so must whoever decides past an agent.
     ///
     /// - The requester without `self_approval` is [`ErrorKind::Denied`](crate::ErrorKind::Denied).
     /// - A request that is decided, consumed or expired is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
@@ -231,9 +248,10 @@ pub trait ApprovalStore: TenantData {
     /// The live grants that the scope's user has or may revoke, oldest first. The owner is whom each is for.
     async fn grants(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<ApprovalGrant>>>;
 
-    /// Takes a grant back: one of the scope's own, or one whose request the scope's user might have decided. Anybody
-    /// else's, and one that is not there, is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
-    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()>;
+    /// Takes a grant back: one of the scope's own, or one whose request the scope's user might have decided. The answer is
+    /// what was taken back; of several at once, one gets it. Anybody else's, and one that is not there, is
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>>;
 
     /// Returns when one of the scope's own requests is no longer pending, or may be (a caller looks again). Safe to drop.
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()>;

@@ -53,8 +53,8 @@ pub use agent::{
     Run, StreamRun, UnlimitedLedger, UserAgent,
 };
 pub use approval::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalHandler, ApprovalRequest, ApprovalState,
-    ApprovalStore, ArgumentPattern, GrantTerms, MAX_FIXED_ARGUMENTS, Notified,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalHandler, ApprovalPage, ApprovalRequest, ApprovalState,
+    ApprovalStore, ArgumentPattern, GrantTerms, MAX_APPROVAL_PAGE, MAX_FIXED_ARGUMENTS, Notified,
 };
 pub use audit::{
     Action, Actor, AuditChain, AuditEntry, AuditEvent, AuditKey, AuditLine, AuditLog, AuditProblem,

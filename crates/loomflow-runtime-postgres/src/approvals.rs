@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use loomflow_core::resilience::{Readiness, Repeat, Resilience};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalStore, Digest, Epoch,
-    Erase, Erased, ExportStream, GrantId, Owned, Owner, Result, Scope, TenantData, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalStore,
+    Digest, Epoch, Erase, Erased, ExportStream, GrantId, Owned, Owner, Result, Scope, TenantData, Timestamp,
+    UserId,
 };
 use loomflow_support_sql::Wakes;
 use loomflow_support_sql::postgres::{Access, Pool, SERVER, Transaction, migrate};
@@ -139,8 +140,17 @@ impl ApprovalStore for PostgresApprovals {
         self.run("get approval", Repeat::Safe, || self.read_one(scope, id, now)).await
     }
 
-    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
-        self.run("list approvals", Repeat::Safe, || self.read_pending(scope, now)).await
+    async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>> {
+        self.run("list approvals", Repeat::Safe, || self.read_pending(scope, now, page)).await
+    }
+
+    async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+        let lapsed =
+            self.run("take lapsed approvals", Repeat::Unsafe, || self.take_lapsed(scope, now)).await?;
+        for approval in &lapsed {
+            self.0.wakes.ring(approval.0.as_u128());
+        }
+        Ok(lapsed.into_iter().map(|(_, approval)| approval).collect())
     }
 
     async fn decide(
@@ -191,7 +201,7 @@ impl ApprovalStore for PostgresApprovals {
         self.run("list grants", Repeat::Safe, || self.read_grants(scope, now)).await
     }
 
-    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>> {
         self.run("revoke grant", Repeat::Unsafe, || self.delete_grant(scope, id)).await
     }
 

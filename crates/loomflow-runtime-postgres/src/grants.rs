@@ -16,7 +16,7 @@ const KNOWN: &str = "
 SELECT namespace, user_id, body FROM approvals_grants
 WHERE (partition = $1 OR deciders @> ARRAY[$1::bytea]) AND expires_at > $2 ORDER BY granted_at, id";
 const FIND: &str = "
-SELECT partition, namespace, user_id FROM approvals_grants
+SELECT partition, namespace, user_id, body FROM approvals_grants
 WHERE id = $2 AND (partition = $1 OR deciders @> ARRAY[$1::bytea])";
 const DELETE: &str = "DELETE FROM approvals_grants WHERE partition = $1 AND id = $2";
 
@@ -59,7 +59,7 @@ impl PostgresApprovals {
         shown(&rows)
     }
 
-    pub(crate) async fn delete_grant(&self, scope: &Scope, id: GrantId) -> Result<()> {
+    pub(crate) async fn delete_grant(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>> {
         const OPERATION: &str = "revoke grant";
         let mut tx = self.begin(scope, Access::Foreign, OPERATION).await?;
         let done = async {
@@ -73,7 +73,10 @@ impl PostgresApprovals {
             }
             let gone = sqlx::query(DELETE).bind(partition).bind(&id[..]).execute(tx.conn()).await;
             let gone = gone.map_err(failed(OPERATION))?.rows_affected() == 1;
-            if gone { Ok(()) } else { Err(rules::not_found()) }
+            if !gone {
+                return Err(rules::not_found());
+            }
+            Ok(Owned::new(Read(&row).owner()?, Read(&row).body("body")?))
         }
         .await;
         settle(tx, done).await

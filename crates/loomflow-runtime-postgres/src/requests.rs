@@ -2,8 +2,8 @@
 
 use loomflow_core::rules::approvals::{self as rules, Decider, Recorded};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, Digest, Epoch, Error, ErrorKind, Owned, Result,
-    Scope, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalId, ApprovalPage, ApprovalRequest, Digest, Epoch, Error, ErrorKind,
+    Owned, Result, Scope, Timestamp, UserId,
 };
 use loomflow_support_sql::postgres::{Access, Transaction, failed};
 use sqlx::postgres::PgRow;
@@ -25,8 +25,16 @@ macro_rules! requests {
 const OWN: &str = requests!("partition = $1 AND id = $2");
 const KNOWN: &str = requests!("id = $2 AND (partition = $1 OR deciders @> ARRAY[$1::bytea])");
 const PENDING: &str = requests!(
-    "(partition = $1 OR deciders @> ARRAY[$1::bytea]) AND state = 0 AND expires_at > $2 ORDER BY asked_at, id"
+    "(partition = $1 OR deciders @> ARRAY[$1::bytea]) AND state = 0 AND expires_at > $2 \
+     AND (asked_at, id) > ($3, $4) ORDER BY asked_at, id LIMIT $5"
 );
+
+/// Of several that look at once, one gets each: the others do not wait for its row.
+const LAPSED: &str = requests!(
+    "partition = $1 AND state < 2 AND expires_at <= $2 ORDER BY asked_at, id LIMIT $3 FOR UPDATE SKIP LOCKED"
+);
+const TAKE_OFF: &str = "UPDATE approvals_requests SET state = 2, decision = coalesce(decision, $3), \
+                        decider = coalesce(decider, $1) WHERE partition = $1 AND id = $2";
 
 /// Who decides: the scope's user, or their handler in somebody's name.
 #[derive(Clone, Debug)]
@@ -48,16 +56,60 @@ impl PostgresApprovals {
         Read(&row.ok_or_else(rules::not_found)?).shown(now)
     }
 
-    pub(crate) async fn read_pending(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+    pub(crate) async fn read_pending(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        page: ApprovalPage,
+    ) -> Result<Vec<Owned<Approval>>> {
+        // Nothing is before the empty id of the earliest instant.
+        let (asked_at, id) =
+            page.place().map_or((i64::MIN, Vec::new()), |(at, id)| (at.as_micros(), id_column(id.as_u128())));
         let mut tx = self.begin(scope, Access::Read, "list approvals").await?;
         let rows = sqlx::query(self.reads().sql(PENDING))
             .bind(scope.owner().partition())
             .bind(now.as_micros())
+            .bind(asked_at)
+            .bind(id)
+            .bind(i64::try_from(page.limit()).unwrap_or(i64::MAX))
             .fetch_all(tx.conn())
             .await
             .map_err(failed("list approvals"))?;
         tx.commit().await?;
         rows.iter().map(|row| Read(row).shown(now)).collect()
+    }
+
+    /// Takes the scope's own requests off that ran out of time, oldest first.
+    pub(crate) async fn take_lapsed(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+    ) -> Result<Vec<(ApprovalId, Owned<Approval>)>> {
+        const OPERATION: &str = "take lapsed approvals";
+        let mut tx = self.begin(scope, Access::Write, OPERATION).await?;
+        let done = async {
+            let rows = sqlx::query(self.reads().sql(LAPSED))
+                .bind(scope.owner().partition())
+                .bind(now.as_micros())
+                .bind(i64::try_from(rules::LAPSED_AT_ONCE).unwrap_or(i64::MAX))
+                .fetch_all(tx.conn())
+                .await
+                .map_err(failed(OPERATION))?;
+            let mut lapsed = Vec::with_capacity(rows.len());
+            for row in &rows {
+                schema::check(scope, &Read(row).owner()?, OPERATION)?;
+                let id = Read(row).approval()?.request.id;
+                let take = sqlx::query(TAKE_OFF)
+                    .bind(scope.owner().partition())
+                    .bind(id_column(id.as_u128()))
+                    .bind(json(&rules::lapsed())?);
+                take.execute(tx.conn()).await.map_err(failed(OPERATION))?;
+                lapsed.push((id, Read(row).shown(now)?));
+            }
+            Ok(lapsed)
+        }
+        .await;
+        settle(tx, done).await
     }
 
     /// Whether one of the scope's own requests is still pending.

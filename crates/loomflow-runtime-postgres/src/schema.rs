@@ -121,7 +121,10 @@ impl<'r> Read<'r> {
                 let Recorded { decision, by } = self.body("decision")?;
                 ApprovalState::Decided { decision, by }
             }
-            _ => ApprovalState::Consumed,
+            _ => {
+                let Recorded { decision, by } = self.body("decision")?;
+                ApprovalState::Consumed { decision, by }
+            }
         };
         Ok(Approval::new(request, state))
     }

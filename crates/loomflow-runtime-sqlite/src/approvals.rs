@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use loomflow_core::resilience::{Readiness, Repeat, Resilience};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalStore, Digest, Epoch,
-    Erase, Erased, ExportStream, GrantId, Owned, Result, Scope, TenantData, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalStore,
+    Digest, Epoch, Erase, Erased, ExportStream, GrantId, Owned, Result, Scope, TenantData, Timestamp, UserId,
 };
 use loomflow_support_sql::Wakes;
 use loomflow_support_sql::sqlite::{Database, SERVER, failed};
@@ -123,8 +123,25 @@ impl ApprovalStore for SqliteApprovals {
         read!(self, "get approval", requests::get, scope, id, now)
     }
 
-    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
-        read!(self, "list approvals", requests::list, scope, now)
+    async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>> {
+        read!(self, "list approvals", requests::list, scope, now, page)
+    }
+
+    async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+        // A look before the writer is taken: most users have none.
+        if !read!(self, "look for lapsed approvals", requests::has_lapsed, scope, now)? {
+            return Ok(Vec::new());
+        }
+        let Inner { database, guard, wakes, .. } = &*self.0;
+        let take = || {
+            let author = Author::of(scope);
+            database.write("take lapsed approvals", move |conn| {
+                Box::pin(async move { requests::take_lapsed(conn, &author, now).await })
+            })
+        };
+        let lapsed = guard.run("take lapsed approvals", Repeat::Unsafe, take).await?;
+        wakes.ring_all();
+        Ok(lapsed)
     }
 
     async fn decide(
@@ -182,7 +199,7 @@ impl ApprovalStore for SqliteApprovals {
         read!(self, "list grants", grants::known, scope, now)
     }
 
-    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>> {
         let Inner { database, guard, .. } = &*self.0;
         let revoke = || {
             let author = Author::of(scope);

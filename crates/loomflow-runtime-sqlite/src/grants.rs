@@ -89,14 +89,18 @@ pub(crate) async fn remember(
     insert.execute(conn).await.map(drop).map_err(fail)
 }
 
-const FIND: &str = "SELECT g.partition, g.content, t.namespace, t.user_id FROM approvals_grants AS g \
+const FIND: &str = "SELECT g.partition, g.content, t.namespace, t.user_id, t.body FROM approvals_grants AS g \
      CROSS JOIN approvals_texts AS t ON t.content = g.content \
      WHERE g.id = ?2 AND (g.partition = ?1 OR EXISTS (SELECT 1 FROM approvals_deciders AS k \
        WHERE k.decider = ?1 AND k.partition = g.partition AND k.id = g.id))";
 const DELETE: &str = "DELETE FROM approvals_grants WHERE partition = ?1 AND id = ?2";
 
 /// Takes a grant back that the author has or might have given.
-pub(crate) async fn revoke(conn: &mut SqliteConnection, author: &Author, id: GrantId) -> Result<()> {
+pub(crate) async fn revoke(
+    conn: &mut SqliteConnection,
+    author: &Author,
+    id: GrantId,
+) -> Result<Owned<ApprovalGrant>> {
     const OPERATION: &str = "revoke grant";
     let fail = failed(OPERATION);
     let id = id_column(id.as_u128());
@@ -106,7 +110,9 @@ pub(crate) async fn revoke(conn: &mut SqliteConnection, author: &Author, id: Gra
     if partition == author.partition {
         author.check(&schema::owner(&row)?, OPERATION)?;
     }
+    let gone = shown(&row)?;
     schema::blank(conn, &[cell(&row, "content")?], OPERATION).await?;
     sqlx::query(DELETE).bind(&partition[..]).bind(&id[..]).execute(&mut *conn).await.map_err(fail)?;
-    schema::drop_stray_deciders(conn, &partition, OPERATION).await
+    schema::drop_stray_deciders(conn, &partition, OPERATION).await?;
+    Ok(gone)
 }

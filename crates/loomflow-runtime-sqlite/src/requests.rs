@@ -2,8 +2,8 @@
 
 use loomflow_core::rules::approvals::{self as rules, Decider, Recorded};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalId, ApprovalRequest, Digest, Error, ErrorKind, Owned, Result,
-    Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalId, ApprovalPage, ApprovalRequest, Digest, Error, ErrorKind, Owned,
+    Result, Timestamp, UserId,
 };
 use loomflow_support_sql::sqlite::failed;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -15,7 +15,7 @@ use crate::schema::{self, Author, Filter, cell, id_column};
 macro_rules! requests {
     ($where:literal) => {
         concat!(
-            "SELECT r.partition, r.state, r.content, r.decision AS decided, t.namespace, t.user_id, t.body, \
+            "SELECT r.partition, r.id, r.state, r.content, r.decision AS decided, t.namespace, t.user_id, t.body, \
              d.body AS decision FROM approvals_requests AS r CROSS JOIN approvals_texts AS t ON t.content = r.content \
              LEFT JOIN approvals_texts AS d ON d.content = r.decision ",
             $where
@@ -33,7 +33,7 @@ const PENDING: &str = "SELECT r.partition, r.state, t.namespace, t.user_id, t.bo
        UNION SELECT k.partition, k.id FROM approvals_deciders AS k WHERE k.decider = ?1) AS mine \
      CROSS JOIN approvals_requests AS r ON r.partition = mine.partition AND r.id = mine.id \
      CROSS JOIN approvals_texts AS t ON t.content = r.content \
-     WHERE r.state = 0 AND r.expires_at > ?2 ORDER BY r.asked_at, r.id";
+     WHERE r.state = 0 AND r.expires_at > ?2 AND (r.asked_at, r.id) > (?3, ?4) ORDER BY r.asked_at, r.id LIMIT ?5";
 
 fn shown(row: &SqliteRow, now: Timestamp) -> Result<Owned<Approval>> {
     let Approval { request, state, .. } = schema::approval(row)?;
@@ -53,16 +53,67 @@ pub(crate) async fn get(
     shown(&row, now)
 }
 
-/// The pending requests of the author's own, and those that they may decide.
+/// A page of the pending requests of the author's own, and of those that they may decide.
 pub(crate) async fn list(
     conn: &mut SqliteConnection,
     filter: Filter,
     author: &Author,
     now: Timestamp,
+    page: ApprovalPage,
 ) -> Result<Vec<Owned<Approval>>> {
+    // Nothing is before the empty id of the earliest instant.
+    let (asked_at, id) =
+        page.place().map_or((i64::MIN, Vec::new()), |(at, id)| (at.as_micros(), id_column(id.as_u128())));
     let rows = sqlx::query(filter.sql(PENDING)).bind(&author.partition[..]).bind(now.as_micros());
+    let rows = rows.bind(asked_at).bind(id).bind(i64::try_from(page.limit()).unwrap_or(i64::MAX));
     let rows = rows.fetch_all(conn).await.map_err(failed("list approvals"))?;
     rows.iter().map(|row| shown(row, now)).collect()
+}
+
+const HAS_LAPSED: &str = "SELECT EXISTS (SELECT 1 FROM approvals_requests AS r \
+     WHERE r.partition = ?1 AND r.state < 2 AND r.expires_at <= ?2)";
+const LAPSED: &str = requests!(
+    "WHERE r.partition = ?1 AND r.state < 2 AND r.expires_at <= ?2 ORDER BY r.asked_at, r.id LIMIT ?3"
+);
+const TAKE_OFF: &str = "UPDATE approvals_requests SET state = 2, decision = coalesce(decision, ?3) \
+     WHERE partition = ?1 AND id = ?2";
+
+/// Whether a request of the author's own ran out of time, and nobody was told.
+pub(crate) async fn has_lapsed(
+    conn: &mut SqliteConnection,
+    filter: Filter,
+    author: &Author,
+    now: Timestamp,
+) -> Result<bool> {
+    let any = sqlx::query_scalar(filter.sql(HAS_LAPSED)).bind(&author.partition[..]).bind(now.as_micros());
+    any.fetch_one(conn).await.map_err(failed("look for lapsed approvals"))
+}
+
+/// Takes the author's own requests off that ran out of time, oldest first.
+pub(crate) async fn take_lapsed(
+    conn: &mut SqliteConnection,
+    author: &Author,
+    now: Timestamp,
+) -> Result<Vec<Owned<Approval>>> {
+    const OPERATION: &str = "take lapsed approvals";
+    let fail = failed(OPERATION);
+    let rows = sqlx::query(Filter::default().sql(LAPSED)).bind(&author.partition[..]).bind(now.as_micros());
+    let most = i64::try_from(rules::LAPSED_AT_ONCE).unwrap_or(i64::MAX);
+    let rows = rows.bind(most).fetch_all(&mut *conn).await.map_err(fail)?;
+    let mut lapsed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        author.check(&schema::owner(row)?, OPERATION)?;
+        let found = shown(row, now)?;
+        let id: Vec<u8> = cell(row, "id")?;
+        let content = match cell::<Option<i64>>(row, "decided")? {
+            Some(content) => content,
+            None => schema::write(conn, &author.owner, &rules::lapsed(), OPERATION).await?,
+        };
+        let take = sqlx::query(TAKE_OFF).bind(&author.partition[..]).bind(id).bind(content);
+        take.execute(&mut *conn).await.map_err(fail)?;
+        lapsed.push(found);
+    }
+    Ok(lapsed)
 }
 
 /// Whether one of the author's own requests is still pending.

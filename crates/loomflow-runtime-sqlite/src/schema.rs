@@ -180,7 +180,10 @@ pub(crate) fn approval(row: &SqliteRow) -> Result<Approval> {
             let Recorded { decision, by } = body(row, "decision")?;
             ApprovalState::Decided { decision, by }
         }
-        2 => ApprovalState::Consumed,
+        2 => {
+            let Recorded { decision, by } = body(row, "decision")?;
+            ApprovalState::Consumed { decision, by }
+        }
         _ => return Err(damaged("state")),
     };
     Ok(Approval::new(request, state))

@@ -21,7 +21,7 @@ async fn reads(store: &SqliteApprovals) -> Vec<(&'static str, Result<usize>)> {
     let alice = scope("alice", 0);
     let export = store.export(&alice).await.unwrap().try_collect::<Vec<_>>().await;
     vec![
-        ("list", opens(&alice, store.list(&alice, at(1)).await)),
+        ("list", opens(&alice, store.list(&alice, at(1), loomflow_core::ApprovalPage::default()).await)),
         ("remembered", opens(&alice, store.remembered(&alice, "pay", at(1)).await)),
         ("grants", opens(&alice, store.grants(&alice, at(1)).await)),
         ("export", opens(&alice, export).map(|all| all / 3)),

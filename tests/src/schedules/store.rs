@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalStore, Digest, Epoch,
-    Erase, Erased, ExportStream, GrantId, Owned, Result, Scope, TenantData, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalStore,
+    Digest, Epoch, Erase, Erased, ExportStream, GrantId, Owned, Result, Scope, TenantData, Timestamp, UserId,
 };
 use tokio::task::yield_now;
 
@@ -59,8 +59,12 @@ impl ApprovalStore for Watched {
         between(self.store.get(scope, id, now)).await
     }
 
-    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
-        between(self.store.list(scope, now)).await
+    async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>> {
+        between(self.store.list(scope, now, page)).await
+    }
+
+    async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+        between(self.store.lapsed(scope, now)).await
     }
 
     async fn decide(
@@ -125,7 +129,7 @@ impl ApprovalStore for Watched {
         between(self.store.grants(scope, now)).await
     }
 
-    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>> {
         between(self.store.revoke(scope, id)).await
     }
 

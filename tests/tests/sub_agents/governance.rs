@@ -443,3 +443,36 @@ async fn delegating_is_external_unless_it_is_said_to_be_less() {
     }
     assert_eq!(child.as_tool("not a name", "Looks.").unwrap_err().kind(), ErrorKind::InvalidInput);
 }
+
+/// Where nobody may decide for both, nobody may: a handler that decides at once approves nothing, whomever it names.
+#[tokio::test]
+async fn approvers_that_have_nobody_in_common_are_nobody() {
+    for (above, own, by_requester) in [
+        (&["boss"][..], &["cfo"][..], false),
+        (&[], &["cfo"], false),
+        (&["boss"], &["cfo"], true),
+        (&[], &["boss"], true),
+    ] {
+        for by in [None, Some("boss"), Some("cfo"), Some("mallory")] {
+            let (worker, executed) = worker();
+            let worker = worker
+                .permissions(About("work", Decision::ask("it destroys")))
+                .approvers(own.iter().map(|name| user(name)))
+                .self_approval(by_requester)
+                .build()
+                .unwrap();
+            let decides = loomflow_local::CallbackApprovals::new(move |_, _| async move {
+                Ok(Notified::Decided { decision: ApprovalDecision::Approve, by: by.map(user) })
+            });
+            let agent = coordinator(&worker)
+                .approval_store(InMemoryApprovalStore::new())
+                .approval_handler(decides)
+                .approvers(above.iter().map(|name| user(name)))
+                .self_approval(by_requester)
+                .build()
+                .unwrap();
+            agent.for_user(user("alice")).run("go").await.unwrap();
+            assert_eq!(executed.load(Ordering::SeqCst), 0, "{above:?} and {own:?}, by {by:?}");
+        }
+    }
+}

@@ -241,7 +241,9 @@ pub async fn a_grant_is_revoked_by_its_user_and_by_approvers(h: &Harness) -> Out
     }
     assert_eq!(known(h, &ops, at(5)).await, given, "an approver sees what approvers gave");
     assert_eq!(known(h, &alice, at(5)).await, [given[0], given[2]]);
-    h.store().revoke(&world.user("lead"), given[0]).await.must("revoke by an approver");
+    let gone = h.store().revoke(&world.user("lead"), given[0]).await.must("revoke by an approver");
+    assert_eq!(gone.owner(), alice.owner(), "what was taken back is whose it was");
+    assert_eq!(gone.open(&alice).must("opening it as its owner").id, given[0]);
     must_fail(h.store().revoke(&ops, given[0]).await, ErrorKind::NotFound, "a second time");
     h.store().revoke(&alice, given[2]).await.must("revoke by whom it is for");
     must_fail(h.store().revoke(&alice, given[1]).await, ErrorKind::NotFound, "somebody else's");

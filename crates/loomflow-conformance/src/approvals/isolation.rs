@@ -1,6 +1,6 @@
 //! Whose request it is, and who may decide it. No capability switches these cases off.
 
-use loomflow_core::{ApprovalState, Erase, ErrorKind, Identity, Scope};
+use loomflow_core::{ApprovalPage, ApprovalState, Erase, ErrorKind, Identity, Scope};
 
 use super::{Harness, Planted, approve, ask, binding};
 use crate::Outcome::{self, Passed};
@@ -217,7 +217,7 @@ pub async fn a_foreign_request_is_withheld(h: &Harness) -> Outcome {
             Err(e) => panic!("get of a foreign request failed otherwise: {e}"),
             Ok(found) => panic!("get passed a foreign request off as the tenant's own: {found:?}"),
         }
-        match h.store().list(&tenant, at(1)).await {
+        match h.store().list(&tenant, at(1), ApprovalPage::default()).await {
             Err(e) => assert_eq!(e.kind(), ErrorKind::IsolationViolation, "list of a foreign request: {e}"),
             Ok(found) => assert!(
                 !found.iter().any(|owned| tenant.owns(owned.owner())),

@@ -9,8 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore,
-    Digest, Effect, Result, Scope, Timestamp, UserId,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalState,
+    ApprovalStore, Digest, Effect, Result, Scope, Timestamp, UserId,
 };
 
 use crate::fixture::{Must as _, at, new_run, user_id};
@@ -82,7 +82,17 @@ impl Harness {
     }
 
     pub(crate) async fn listed(&self, scope: &Scope, now: Timestamp) -> Vec<ApprovalId> {
-        let found = self.store.list(scope, now).await.must("list");
+        self.page(scope, now, ApprovalPage::default()).await.into_iter().map(|request| request.id).collect()
+    }
+
+    /// One page of what the scope's user is shown, and that it is theirs to see.
+    pub(crate) async fn page(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        page: ApprovalPage,
+    ) -> Vec<ApprovalRequest> {
+        let found = self.store.list(scope, now, page).await.must("list");
         for owned in found.clone() {
             let owner = owned.owner().clone();
             let allowed = scope.owns(&owner) || {
@@ -103,7 +113,7 @@ impl Harness {
                 scope.owner()
             );
         }
-        found.into_iter().map(|owned| id_of(&owned)).collect()
+        found.into_iter().map(|owned| request_of(&owned)).collect()
     }
 }
 
@@ -113,14 +123,14 @@ impl fmt::Debug for Harness {
     }
 }
 
-fn id_of(owned: &loomflow_core::Owned<Approval>) -> ApprovalId {
+fn request_of(owned: &loomflow_core::Owned<Approval>) -> ApprovalRequest {
     let owner = owned.owner();
     let scope = loomflow_core::danger::assume_scope(
         owner.namespace().clone(),
         owner.identity().clone(),
         loomflow_core::Epoch::ZERO,
     );
-    owned.clone().open(&scope).must("opening a request as its owner").request.id
+    owned.clone().open(&scope).must("opening a request as its owner").request
 }
 
 #[doc(hidden)]
@@ -161,6 +171,9 @@ crate::case::suite! { $ approvals, approvals_cases, __loomflow_approvals_case,
     behaviour: [
         store::a_request_comes_back_as_it_was_made,
         store::pending_requests_are_listed_oldest_first,
+        store::a_list_comes_in_pages,
+        store::requests_are_bounded,
+        store::what_ran_out_of_time_is_handed_out_once,
         store::decisions_come_back_as_they_were_made,
         store::a_handlers_decision_names_whom_it_says,
         store::an_expired_request_can_be_neither_decided_nor_used,

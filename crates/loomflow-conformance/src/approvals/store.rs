@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use loomflow_core::{ApprovalDecision, ApprovalId, ApprovalState, Erase, ErrorKind, RunId};
+use futures_util::future::join_all;
+use loomflow_core::{
+    ApprovalDecision, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalState, Erase, ErrorKind, RunId,
+    Timestamp,
+};
 use serde_json::json;
 
 use super::{Harness, approve, ask, binding};
@@ -47,6 +51,134 @@ pub async fn pending_requests_are_listed_oldest_first(h: &Harness) -> Outcome {
     Passed
 }
 
+/// A list comes in pages, oldest first and of one instant by id, whole and without repetition, also when what a page ended
+/// with is decided meanwhile; no page is longer than it may be.
+pub async fn a_list_comes_in_pages(h: &Harness) -> Outcome {
+    let world = World::new();
+    let (alice, bob, ops) = (world.user("alice"), world.user("bob"), world.user("ops"));
+    let mut asked = Vec::new();
+    for (i, second) in [1, 1, 1, 0, 2, 2, 1].into_iter().enumerate() {
+        let mut request = ask(&["ops"]);
+        request.requested_at = at(second);
+        h.create(if i % 2 == 0 { &alice } else { &bob }, &request).await;
+        asked.push(request);
+    }
+    asked.sort_by_key(|request| (request.requested_at, request.id));
+    let ids = |page: &[ApprovalRequest]| page.iter().map(|request| request.id).collect::<Vec<_>>();
+    for limit in [1, 2, 3, 7, 8] {
+        let mut seen = Vec::new();
+        let mut page = ApprovalPage::first(limit);
+        // One page more than there can be: the last is empty.
+        for _ in 0..=asked.len() {
+            let found = h.page(&ops, at(5), page).await;
+            assert!(found.len() <= limit, "a page of {limit} has {}", found.len());
+            let Some(last) = found.last() else { break };
+            page = page.after(last);
+            seen.extend(found);
+        }
+        assert_eq!(ids(&seen), ids(&asked), "in pages of {limit}");
+    }
+    let first = h.page(&ops, at(5), ApprovalPage::first(2)).await;
+    h.store().decide(&ops, first[1].id, approve(), at(5)).await.must("decide");
+    let rest = h.page(&ops, at(5), ApprovalPage::first(100).after(&first[1])).await;
+    assert_eq!(ids(&rest), ids(&asked[2..]), "after a request that was decided meanwhile");
+    let own: Vec<_> = h.page(&bob, at(5), ApprovalPage::first(2)).await;
+    assert_eq!(own.len(), 2, "a requester's own are in pages, too");
+    Passed
+}
+
+/// More requests that are not over than any user needs.
+const NOBODY_NEEDS_MORE: usize = 1_001;
+
+/// A user has a bounded number of requests that are not over; a further one is refused, nothing pending is given up for it, others
+/// are not held back, and what is over makes room.
+pub async fn requests_are_bounded(h: &Harness) -> Outcome {
+    let world = World::new();
+    let alice = world.user("alice");
+    let mut first = None;
+    // A store may look at the real time to see what is over.
+    let open = || {
+        let mut request = ask(&["ops"]);
+        request.expires_at = Timestamp::MAX;
+        request
+    };
+    for n in 0..NOBODY_NEEDS_MORE {
+        let request = open();
+        match h.store().create(&alice, request.clone()).await {
+            Ok(()) => first = first.or(Some(request.id)),
+            Err(full) => {
+                assert_eq!(full.kind(), ErrorKind::Capacity, "{full}");
+                let first = first.unwrap_or_else(|| panic!("not one request is kept"));
+                let listed = h.page(&alice, at(1), ApprovalPage::first(1_000)).await;
+                assert_eq!(listed.len(), n, "nothing pending was given up");
+                h.create(&world.user("bob"), &open()).await;
+                h.store().decide(&world.user("ops"), first, approve(), at(1)).await.must("decide");
+                h.store().consume(&alice, first, binding("call"), 3, at(1)).await.must("consume");
+                h.create(&alice, &open()).await;
+                return Passed;
+            }
+        }
+    }
+    panic!("{NOBODY_NEEDS_MORE} requests of one user are kept, and no end in sight");
+}
+
+/// What ran out of time before it was decided or used is handed out to its requester, oldest first, and once; it can be neither
+/// decided nor used. What is live, what was used, and what is somebody else's is not.
+pub async fn what_ran_out_of_time_is_handed_out_once(h: &Harness) -> Outcome {
+    let world = World::new();
+    let (alice, bob, ops) = (world.user("alice"), world.user("bob"), world.user("ops"));
+    let mut requests = Vec::new();
+    for second in 0..5 {
+        let mut request = ask(&["ops"]);
+        request.requested_at = at(second);
+        request.expires_at = at(if second == 4 { 1_000 } else { 100 });
+        h.create(if second == 3 { &bob } else { &alice }, &request).await;
+        requests.push(request);
+    }
+    let [pending, approved, used, theirs, live] = [0, 1, 2, 3, 4].map(|i: usize| requests[i].clone());
+    for request in [&approved, &used] {
+        h.store().decide(&ops, request.id, approve(), at(10)).await.must("decide");
+    }
+    h.store().consume(&alice, used.id, binding("call"), 3, at(11)).await.must("consume");
+    assert!(h.store().lapsed(&alice, at(99)).await.must("lapsed").is_empty(), "nothing is over yet");
+    let taken = join_all((0..8).map(|_| {
+        let (store, scope) = (h.shared(), again(&alice));
+        tokio::spawn(async move { store.lapsed(&scope, at(100)).await })
+    }))
+    .await;
+    let mut lapsed = Vec::new();
+    for taken in taken {
+        let taken = taken.unwrap_or_else(|e| panic!("a concurrent look panicked: {e}")).must("lapsed");
+        lapsed.extend(taken.into_iter().map(|owned| owned.open(&alice).must("opening one's own").request));
+    }
+    lapsed.sort_by_key(|request| request.requested_at);
+    assert_eq!(lapsed, [pending.clone(), approved.clone()], "each once, over all who look");
+    assert!(h.store().lapsed(&alice, at(101)).await.must("lapsed").is_empty());
+    for id in [pending.id, approved.id] {
+        let conflict = ErrorKind::Conflict;
+        must_fail(
+            h.store().decide(&ops, id, approve(), at(101)).await,
+            conflict,
+            "decide what ran out of time",
+        );
+        for now in [at(50), at(101)] {
+            let used = h.store().consume(&alice, id, binding("call"), 3, now).await;
+            must_fail(used, conflict, "use what ran out of time");
+        }
+    }
+    assert_eq!(h.state(&alice, live.id, at(101)).await, ApprovalState::Pending);
+    assert!(
+        h.store().lapsed(&ops, at(101)).await.must("lapsed").is_empty(),
+        "an approver's own they are not"
+    );
+    let bobs = h.store().lapsed(&bob, at(101)).await.must("lapsed");
+    assert_eq!(
+        bobs.into_iter().map(|owned| owned.open(&bob).must("one's own").request.id).collect::<Vec<_>>(),
+        [theirs.id]
+    );
+    Passed
+}
+
 /// Each decision is seen by the requester with who made it, and is handed out as it was made.
 pub async fn decisions_come_back_as_they_were_made(h: &Harness) -> Outcome {
     let world = World::new();
@@ -66,8 +198,11 @@ pub async fn decisions_come_back_as_they_were_made(h: &Harness) -> Outcome {
         let expected = ApprovalState::Decided { decision: decision.clone(), by: by.clone() };
         assert_eq!(h.state(&alice, request.id, at(2)).await, expected);
         let used = h.store().consume(&alice, request.id, binding("call"), 3, at(3)).await.must("consume");
-        assert_eq!(used, (decision, by));
-        assert_eq!(h.state(&alice, request.id, at(4)).await, ApprovalState::Consumed);
+        assert_eq!(used, (decision.clone(), by.clone()));
+        for now in [at(4), at(1_000)] {
+            let used = ApprovalState::Consumed { decision: decision.clone(), by: by.clone() };
+            assert_eq!(h.state(&alice, request.id, now).await, used, "what it was used as stays readable");
+        }
     }
     Passed
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use loomflow_conformance::approvals::{Harness, Planted};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore,
-    ArgumentPattern, Digest, Epoch, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream, GrantId,
-    Identity, Owned, Owner, Result, Scope, TenantData, Timestamp, UserId, export_from, rules,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalState,
+    ApprovalStore, ArgumentPattern, Digest, Epoch, Erase, Erased, Error, ErrorKind, ExportItem, ExportStream,
+    GrantId, Identity, Owned, Owner, Result, Scope, TenantData, Timestamp, UserId, export_from, rules,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -101,7 +101,7 @@ impl Approvals {
     fn show(&self, row: &Row, scope: &Scope, now: Timestamp) -> Owned<Approval> {
         let mut state = row.state.clone();
         let over = now >= row.request.expires_at && self.bug != Bug::ExpiryIgnored;
-        if over && state != ApprovalState::Consumed {
+        if over && !matches!(state, ApprovalState::Consumed { .. }) {
             state = ApprovalState::Expired;
         }
         let owner = match self.bug {
@@ -278,6 +278,10 @@ impl ApprovalStore for Approvals {
             return Err(conflict());
         }
         let filed = key(self.bug, scope.owner());
+        let open = |row: &&Row| row.filed == filed && !matches!(row.state, ApprovalState::Consumed { .. });
+        if self.bug != Bug::RequestsUnbounded && state.rows.iter().filter(open).count() >= 200 {
+            return Err(Error::new(ErrorKind::Capacity, "too many requests"));
+        }
         state.rows.push(Row { filed, owner: scope.owner().clone(), request, state: ApprovalState::Pending });
         Ok(())
     }
@@ -288,7 +292,7 @@ impl ApprovalStore for Approvals {
         state.rows.iter().find(seen).map(|row| self.show(row, scope, now)).ok_or_else(not_found)
     }
 
-    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+    async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>> {
         let state = self.state.lock().unwrap();
         let all = self.bug == Bug::ListsEverybody;
         let mut rows: Vec<&Row> = state
@@ -298,8 +302,32 @@ impl ApprovalStore for Approvals {
             .filter(|row| row.state == ApprovalState::Pending)
             .filter(|row| now < row.request.expires_at || self.bug == Bug::ExpiryIgnored)
             .collect();
-        rows.sort_by_key(|row| row.request.requested_at);
-        Ok(rows.into_iter().map(|row| self.show(row, scope, now)).collect())
+        let place = |row: &Row| (row.request.requested_at, row.request.id);
+        rows.sort_by_key(|row| place(row));
+        if self.bug != Bug::PlaceIgnored {
+            rows.retain(|row| page.place().is_none_or(|after| place(row) > after));
+        }
+        let most = if self.bug == Bug::PagesUnbounded { usize::MAX } else { page.limit() };
+        Ok(rows.into_iter().take(most).map(|row| self.show(row, scope, now)).collect())
+    }
+
+    async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+        let mut state = self.state.lock().unwrap();
+        let mut lapsed = Vec::new();
+        for row in &mut state.rows {
+            let theirs = self.own(row, scope) || self.bug == Bug::LapsesForEverybody;
+            let live = now < row.request.expires_at || matches!(row.state, ApprovalState::Consumed { .. });
+            if !theirs || live {
+                continue;
+            }
+            let found = self.show(row, scope, now);
+            lapsed.push(found);
+            if self.bug != Bug::LapsedAgain {
+                let decision = ApprovalDecision::Deny { reason: "late".into() };
+                row.state = ApprovalState::Consumed { decision, by: None };
+            }
+        }
+        Ok(lapsed)
     }
 
     async fn decide(
@@ -362,7 +390,8 @@ impl ApprovalStore for Approvals {
         }
         let answer = (decision.clone(), by.clone());
         if self.bug != Bug::UsedTwice {
-            row.state = ApprovalState::Consumed;
+            let (decision, by) = answer.clone();
+            row.state = ApprovalState::Consumed { decision, by };
         }
         Ok(answer)
     }
@@ -392,15 +421,16 @@ impl ApprovalStore for Approvals {
         Ok(known.into_iter().map(|g| self.show_grant(g, scope)).collect())
     }
 
-    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>> {
         let mut state = self.state.lock().unwrap();
         let may =
             |g: &Grant| g.grant.is_known_to(&g.owner, scope.owner()) || self.bug == Bug::StrangerRevokes;
         let at = state.grants.iter().position(|g| g.grant.id == id && may(g)).ok_or_else(not_found)?;
+        let gone = self.show_grant(&state.grants[at], scope);
         if self.bug != Bug::RevokeKeeps {
             state.grants.remove(at);
         }
-        Ok(())
+        Ok(gone)
     }
 
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()> {

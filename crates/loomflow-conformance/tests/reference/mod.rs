@@ -120,6 +120,11 @@ pub(crate) enum Bug {
     StrangerRevokes,
     RevokeKeeps,
     ForgetKeepsGrants,
+    PlaceIgnored,
+    PagesUnbounded,
+    RequestsUnbounded,
+    LapsedAgain,
+    LapsesForEverybody,
     // Runtime.
     StatusIgnored,
     // Models.

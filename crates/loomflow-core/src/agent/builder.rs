@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::agent::{Agent, AgentInner, Approvals, IntoShared, UnlimitedLedger};
+use crate::agent::{Agent, AgentInner, Approvals, Deciding, IntoShared, UnlimitedLedger};
 use crate::approval::{ApprovalHandler, ApprovalStore};
 use crate::audit::{AuditLog, NoAudit};
 use crate::cache::{NoCache, ToolCache};
@@ -85,6 +85,7 @@ impl AgentBuilder<NoModel> {
                 self_approval: false,
                 expires_after: Duration::from_secs(15 * 60),
                 handler_timeout: Duration::from_secs(30),
+                nobody_else: false,
             },
             audit: Arc::new(NoAudit),
             runtime: None,
@@ -380,6 +381,7 @@ impl AgentBuilder<HasModel> {
             remembers,
             closer: Arc::new(Closer::new()),
             closed: AtomicBool::new(false),
+            deciding: Deciding::default(),
         })))
     }
 

@@ -1,4 +1,4 @@
-//! What a tenant can do with their own data: look, export, erase, decide approvals, go on with a run.
+//! What a tenant can do with their own data: look, export, erase, go on with a run.
 
 use std::sync::Arc;
 
@@ -7,13 +7,12 @@ use serde::Serialize;
 
 use crate::agent::execute::input_of;
 use crate::agent::{Run, UserAgent};
-use crate::approval::{Approval, ApprovalDecision, ApprovalGrant, ApprovalStore};
 use crate::audit::{Action, Actor, AuditEntry, AuditEvent, AuditQuery};
 use crate::clock::Timestamp;
 use crate::closer::Handoff;
 use crate::context::{open_all, open_owned};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{ApprovalId, GrantId, RunId};
+use crate::ids::RunId;
 use crate::ledger::UsageReport;
 use crate::memory::ScopedMemory;
 use crate::redact::Redacted;
@@ -146,64 +145,6 @@ impl UserAgent {
         failure.map_or(Ok(receipt), Err)
     }
 
-    /// The pending requests for approval that the tenant made or may decide, oldest first.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the approval store fails with; without one there are none.
-    pub async fn approvals(&self) -> Result<Vec<Approval>> {
-        let Some(store) = &self.agent.approvals.store else { return Ok(Vec::new()) };
-        let scope = self.scope().await?;
-        let now = self.agent.services.clock.now();
-        let found = store.list(&scope, now).await?;
-        // The requests of others that this tenant may decide are theirs to see; anybody else's are not.
-        let visible = |a: &crate::Owned<Approval>| {
-            scope.owns(a.owner()) || a.peek().request.may_decide(a.owner(), scope.owner())
-        };
-        if found.iter().all(visible) {
-            return Ok(found.into_iter().map(crate::Owned::into_value).collect());
-        }
-        open_all(&self.agent.services, &scope, "approvals", found).await
-    }
-
-    /// Decides a request that the tenant may decide.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] for a request that is not there or not theirs to decide, [`ErrorKind::Denied`] for their own
-    /// without self-approval, [`ErrorKind::Conflict`] for one that is decided, used or expired.
-    pub async fn decide(&self, id: ApprovalId, decision: ApprovalDecision) -> Result<()> {
-        let store = self.approval_store()?;
-        let now = self.agent.services.clock.now();
-        store.decide(&self.scope().await?, id, decision, now).await
-    }
-
-    /// The live grants that the tenant has or may revoke, oldest first.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the approval store fails with; without one there are none.
-    pub async fn grants(&self) -> Result<Vec<ApprovalGrant>> {
-        let Some(store) = &self.agent.approvals.store else { return Ok(Vec::new()) };
-        let scope = self.scope().await?;
-        let found = store.grants(&scope, self.agent.services.clock.now()).await?;
-        let visible =
-            |grant: &crate::Owned<ApprovalGrant>| grant.peek().is_known_to(grant.owner(), scope.owner());
-        if found.iter().all(visible) {
-            return Ok(found.into_iter().map(crate::Owned::into_value).collect());
-        }
-        open_all(&self.agent.services, &scope, "approvals", found).await
-    }
-
-    /// Takes back a grant that the tenant has, or that they might have given.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] for a grant that is not there or not theirs to revoke.
-    pub async fn revoke(&self, id: GrantId) -> Result<()> {
-        self.approval_store()?.revoke(&self.scope().await?, id).await
-    }
-
     /// The tenant's runs that are not ended, oldest first.
     ///
     /// # Errors
@@ -238,13 +179,8 @@ impl UserAgent {
         Ok(Run::new(self.clone(), input_of(&record.input)?).resuming(run, record.session))
     }
 
-    async fn scope(&self) -> Result<Scope> {
+    pub(super) async fn scope(&self) -> Result<Scope> {
         self.agent.mint(&self.owner).await
-    }
-
-    fn approval_store(&self) -> Result<&dyn ApprovalStore> {
-        let store = self.agent.approvals.store.as_deref();
-        store.ok_or_else(|| Error::unsupported("an agent without an approval store", "approvals"))
     }
 
     async fn record(&self, scope: &Scope, action: Action, payload: Redacted<String>) -> Result<()> {

@@ -199,7 +199,13 @@ async fn guarded_by_deadline(run: &Arc<RunState>, task: &Task, resumed: bool) ->
     });
     let timer = pin!(run.clock.expired());
     match select(work, timer).await {
-        Either::Left((ended, _)) => ended,
+        Either::Left((ended, _)) => {
+            if ended.is_err() {
+                // What it left behind is taken back while the run is still its own.
+                run.settled(COMMIT_LIMIT).await;
+            }
+            ended
+        }
         Either::Right(((), work)) => {
             // Whatever the loop holds is settled before the terminal record: its drop comes first.
             drop(work);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::agent::{AgentInner, Approvals};
+use crate::agent::{AgentInner, Approvals, Deciding};
 use crate::context::{RunContext, Services};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Digest, ToolCall};
@@ -67,6 +67,7 @@ impl AgentInner {
             remembers: self.remembers,
             closer: parent.closer.clone(),
             closed: AtomicBool::new(false),
+            deciding: Deciding::default(),
         }))
     }
 }
@@ -85,13 +86,18 @@ impl Settings {
 }
 
 impl Approvals {
-    /// The parent's way of asking. Where the child names approvers of its own, only who may decide for both may.
+    /// The parent's way of asking. Where the child names approvers of its own, only who may decide for both may, and where that
+    /// is nobody, nobody is asked.
     fn narrowed(&self, own: &Self) -> Self {
         let mut asked = self.clone();
         if !own.approvers.is_empty() {
             asked.self_approval &= own.self_approval;
             asked.approvers =
                 self.approvers.iter().filter(|id| own.approvers.contains(id)).cloned().collect();
+            asked.nobody_else |= asked.approvers.is_empty();
+        }
+        if asked.nobody_else && !asked.self_approval {
+            asked.handler = None;
         }
         asked
     }

@@ -1,5 +1,6 @@
 //! The agent: one shared object that serves every tenant, and the handle through which one of them uses it.
 
+mod approvals;
 mod builder;
 mod data;
 mod delegate;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub(crate) use approvals::Deciding;
 pub use builder::{AgentBuilder, HasModel, NoModel};
 pub use data::ForgetReceipt;
 pub use delegate::Delegation;
@@ -66,6 +68,8 @@ pub(crate) struct AgentInner {
     pub(crate) remembers: bool,
     pub(crate) closer: Arc<Closer>,
     pub(crate) closed: AtomicBool,
+    /// The requests that somebody is deciding through a handle just now.
+    pub(crate) deciding: Deciding,
 }
 
 /// Whom to ask, and how.
@@ -77,6 +81,9 @@ pub(crate) struct Approvals {
     pub(crate) self_approval: bool,
     pub(crate) expires_after: Duration,
     pub(crate) handler_timeout: Duration,
+    /// Whether parent and child name approvers of whom none may decide for both: then nobody may but, where that is on, the
+    /// requester. Without it, a handler of an agent that names no approvers may know some.
+    pub(crate) nobody_else: bool,
 }
 
 impl Agent {

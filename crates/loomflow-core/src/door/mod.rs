@@ -1,5 +1,6 @@
 //! The two doors: the single path to models, and the single path to tools.
 
+mod asking;
 mod embed;
 mod line;
 mod model;

@@ -68,7 +68,6 @@ enum Permitted {
     AsCalled { digest: String, approved: Option<Approved> },
     Edited { arguments: String, digest: String, approved: Option<Approved> },
     Ended(CallOutcome),
-    InDoubt,
 }
 
 async fn through(
@@ -90,7 +89,7 @@ async fn through(
     let (bound, earlier) = if run.is_journaled() {
         match Box::pin(permit_once(run, spec, bound, seq)).await? {
             Ok(permitted) => permitted,
-            Err(ended) => return Ok(ended),
+            Err(ended) => return Ok(Some(ended)),
         }
     } else {
         match permit(run, spec, bound).await? {
@@ -98,7 +97,6 @@ async fn through(
             Permit::Refused(why) => {
                 return refuse(run, call, ToolStatus::Denied, &format!("denied: {why}")).await.map(Some);
             }
-            Permit::InDoubt => return Ok(None),
         }
     };
     let step = Step::new(seq + EXECUTING, spec.idempotent);
@@ -127,13 +125,13 @@ async fn through(
 }
 
 /// Permits a call once over all lives of the run, and says whether an earlier one did. `Err` is a call that ended without
-/// running, or `None` for one of which nobody knows.
+/// running.
 async fn permit_once(
     run: &Arc<RunState>,
     spec: &ToolSpec,
     bound: Bound,
     seq: u32,
-) -> Result<std::result::Result<(Bound, bool), Option<CallOutcome>>> {
+) -> Result<std::result::Result<(Bound, bool), CallOutcome>> {
     let asked = bound.clone();
     let permitting = || async {
         let (call, called) = (asked.call.clone(), asked.digest);
@@ -149,7 +147,6 @@ async fn permit_once(
             Permit::Refused(why) => {
                 Permitted::Ended(refuse(run, &call, ToolStatus::Denied, &format!("denied: {why}")).await?)
             }
-            Permit::InDoubt => Permitted::InDoubt,
         })
     };
     let fingerprint = || run.fingerprint("permit", &(&bound.call.name, &*bound.arguments));
@@ -168,11 +165,10 @@ async fn permit_once(
             if approved.is_some() && digest != bound.digest.to_string() =>
         {
             let told = "denied: the tool changed since this call of it was approved; call it again";
-            Ok(Err(Some(refuse(run, &bound.call, ToolStatus::Denied, told).await?)))
+            Ok(Err(refuse(run, &bound.call, ToolStatus::Denied, told).await?))
         }
         Permitted::AsCalled { approved, .. } => Ok(Ok((Bound { approved, ..bound }, earlier))),
-        Permitted::Ended(outcome) => Ok(Err(Some(outcome))),
-        Permitted::InDoubt => Ok(Err(None)),
+        Permitted::Ended(outcome) => Ok(Err(outcome)),
         Permitted::Edited { arguments, digest, approved } => {
             let edited =
                 Bound::new(run, seq, ToolCall { arguments: arguments.into(), ..bound.call.clone() }, spec)?;
@@ -180,7 +176,7 @@ async fn permit_once(
                 return Ok(Ok((Bound { approved, ..edited }, earlier)));
             }
             let told = "denied: the approved arguments had a secret taken out when they were recorded";
-            Ok(Err(Some(refuse(run, &bound.call, ToolStatus::Denied, told).await?)))
+            Ok(Err(refuse(run, &bound.call, ToolStatus::Denied, told).await?))
         }
     }
 }

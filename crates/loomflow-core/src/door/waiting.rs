@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::approval::{ApprovalDecision, ApprovalRequest, ApprovalStore};
+use crate::approval::record::Record;
+use crate::approval::{Approval, ApprovalDecision, ApprovalRequest, ApprovalState, ApprovalStore};
 use crate::closer::{Handoff, Slot};
-use crate::error::Result;
+use crate::context::open_owned;
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::UserId;
+use crate::ids::{ApprovalId, GrantId};
 use crate::result::RunStatus;
 use crate::run::RunState;
 
@@ -15,74 +19,93 @@ pub(super) const ANSWERED: &str = "answered";
 pub(super) const UNANSWERED: &str = "unanswered";
 const ABANDONED: &str = "abandoned";
 
-/// One call's wait, from asking to the answer. Dropped before its end, it belongs to a run that went away: nobody is asked
-/// any more, and the closer takes the request back.
+/// How often a request is looked at that somebody decides while it is taken back: it is decided once, and then over.
+const LOOKS: u32 = 3;
+
+/// One call that asks, from before its request is stored until what was decided is used. Dropped in between, it belongs to a
+/// run that went away: nobody is asked any more, and the closer takes the request back.
 pub(super) struct Waiting {
-    open: Option<Open>,
-    since: Instant,
+    open: Option<(Arc<dyn ApprovalStore>, ApprovalId, Slot)>,
+    since: Option<Instant>,
     run: Arc<RunState>,
 }
 
-struct Open {
-    store: Arc<dyn ApprovalStore>,
-    request: ApprovalRequest,
-    slot: Slot,
-}
-
 impl Waiting {
-    /// Begins to wait for what becomes of `request`, which is stored. `slot` was taken before it was.
-    pub(super) fn begin(
+    /// From here on what is stored under `id` is taken back if the run goes away. There need not be anything yet.
+    pub(super) fn arm(
         run: &Arc<RunState>,
         store: Arc<dyn ApprovalStore>,
-        request: ApprovalRequest,
+        id: ApprovalId,
         slot: Slot,
     ) -> Self {
-        run.root().waits_for_one_more();
-        let open = Some(Open { store, request, slot });
-        Self { open, since: Instant::now(), run: run.clone() }
+        Self { open: Some((store, id, slot)), since: None, run: run.clone() }
     }
 
-    /// Tells the runtime that the run waits.
-    pub(super) async fn say(&self) -> Result<()> {
+    /// Begins to wait, and tells the runtime so.
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        self.run.root().waits_for_one_more();
+        self.since = Some(Instant::now());
         say(&self.run).await
     }
 
-    /// Where the request is.
-    pub(super) fn store(&self) -> Arc<dyn ApprovalStore> {
-        self.open.as_ref().expect("a wait is open until it ends, and ending consumes it").store.clone()
+    /// Ends the wait: the run goes on, unless it waits for another call. The request is still to be used, or taken off.
+    pub(super) async fn end(&mut self, outcome: &'static str) -> Result<()> {
+        self.measure(outcome);
+        say(&self.run).await
     }
 
-    /// Ends the wait: the run goes on, unless it waits for another call.
-    pub(super) async fn end(mut self, outcome: &'static str) -> Result<()> {
-        let run = self.run.clone();
-        self.close(outcome);
-        drop(self);
-        say(&run).await
+    /// Nothing is left that would have to be taken back.
+    pub(super) fn settled(mut self) {
+        self.open = None;
     }
 
-    fn close(&mut self, outcome: &'static str) -> Option<Open> {
-        let open = self.open.take()?;
+    fn measure(&mut self, outcome: &'static str) {
+        let Some(since) = self.since.take() else { return };
         self.run.root().waits_for_one_less();
         let telemetry = &self.run.ctx.services().telemetry;
         let labels = [("outcome", outcome)];
-        telemetry.duration(self.run.ctx.scope(), "loom.approval.waited", self.since.elapsed(), &labels);
-        Some(open)
+        telemetry.duration(self.run.ctx.scope(), "loom.approval.waited", since.elapsed(), &labels);
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some(Open { store, request, slot }) = self.close(ABANDONED) else { return };
-        self.run.ctx.count("loom.approvals", 1, &[("outcome", ABANDONED)]);
+        self.measure(ABANDONED);
+        let Some((store, id, slot)) = self.open.take() else { return };
         let run = self.run.clone();
         let work = Box::pin(async move {
-            if is_still_ours(&run).await {
-                withdraw(&run, &*store, &request).await;
+            if is_still_ours(&run).await && take_back(&run, &*store, id).await.is_err() {
+                run.ctx.count("loom.approval.errors", 1, &[("error", "not_withdrawn")]);
             }
         });
         // Dropping a handoff that was never polled gives it to the closer.
         drop(Handoff::new(slot, work));
     }
+}
+
+/// Does something whole: a caller who goes away in the middle leaves the rest of it to the closer.
+pub(super) async fn whole<T, F>(run: &Arc<RunState>, work: impl FnOnce(Arc<RunState>) -> F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    Handoff::new(run.slot(), Box::pin(work(run.clone()))).await
+}
+
+/// Stores a request: it is there, or never will be, when it is taken back.
+pub(super) async fn create(
+    run: &Arc<RunState>,
+    store: &Arc<dyn ApprovalStore>,
+    request: ApprovalRequest,
+) -> Result<()> {
+    let store = store.clone();
+    whole(run, |run| async move { store.create(run.ctx.scope(), request).await }).await
+}
+
+/// Tells of the requests of the run's user whose time ran out: what the store hands out once is on record then.
+pub(super) async fn lapse(run: &Arc<RunState>, store: &Arc<dyn ApprovalStore>) -> Result<()> {
+    let store = store.clone();
+    whole(run, |run| async move { Record::of_run(&run).lapsed(&*store).await }).await
 }
 
 /// Whether nobody else goes on with this run: whoever took it over waits for the same request. A child is gone on with by
@@ -96,21 +119,94 @@ async fn is_still_ours(run: &RunState) -> bool {
     }
 }
 
-/// Takes a request back that nobody waits for any more, so that no approver is shown it and no decision on it counts. What
-/// is not taken back ends by itself when it expires.
-pub(super) async fn withdraw(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalRequest) {
-    let (scope, now) = (run.ctx.scope(), run.ctx.now());
-    let decision = ApprovalDecision::Deny { reason: "the run does not wait for it any more".to_owned() };
-    // Somebody may have decided meanwhile; then theirs is the decision that is used up.
-    let decided = store.decide_by_handler(scope, request.id, decision, None, now).await;
-    let used = store.consume(scope, request.id, request.digest, request.policy_version, now).await;
-    if decided.is_err() && used.is_err() {
-        run.ctx.count("loom.approval.errors", 1, &[("error", "not_withdrawn")]);
+/// A request of the run's own as it stands now; `None` where there is none.
+pub(super) async fn look(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    id: ApprovalId,
+) -> Result<Option<Approval>> {
+    match store.get(run.ctx.scope(), id, run.ctx.now()).await {
+        Ok(found) => open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await.map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// Tells the runtime whether the run waits; that of a whole tree of runs is its root's. Calls that begin and end to wait at once may tell it in any order, so each looks
-/// again whether what it told is still so.
+/// Takes back what nobody waits for any more, so that no approver is shown it and no decision on it counts; what was decided
+/// and not used is void, together with what was remembered with it. The log says so. What is not taken back ends by itself
+/// when it expires.
+async fn take_back(run: &RunState, store: &dyn ApprovalStore, id: ApprovalId) -> Result<()> {
+    for _ in 0..LOOKS {
+        let Some(found) = look(run, store, id).await? else { return Ok(()) };
+        match found.state {
+            ApprovalState::Pending => match decline(run, store, &found.request).await {
+                Ok(()) => return over(run, &found.request, None, "the run went away").await,
+                // Somebody decided meanwhile, or its time ran out.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+            },
+            ApprovalState::Decided { decision, by } => {
+                return make_void(run, store, &found.request, &decision, by.as_ref()).await;
+            }
+            ApprovalState::Expired => return Record::of_run(run).lapsed(store).await,
+            ApprovalState::Consumed { .. } => return Ok(()),
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, "the request changes faster than it is taken back"))
+}
+
+async fn make_void(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+    decision: &ApprovalDecision,
+    by: Option<&UserId>,
+) -> Result<()> {
+    let scope = run.ctx.scope();
+    if matches!(decision, ApprovalDecision::ApproveAndRemember { .. }) {
+        match store.revoke(scope, GrantId::from(request.id)).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _revoked => {}
+        }
+    }
+    take_off(run, store, request).await?;
+    if matches!(decision, ApprovalDecision::Deny { .. }) {
+        return Ok(());
+    }
+    over(run, request, by, "the run went away before it was used: it is void, and nothing is remembered")
+        .await
+}
+
+async fn over(run: &RunState, request: &ApprovalRequest, by: Option<&UserId>, why: &str) -> Result<()> {
+    Record::of_run(run).over(request, by, why).await
+}
+
+/// Ends a request that nobody decided: [`ErrorKind::Conflict`] where somebody did.
+pub(super) async fn decline(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+) -> Result<()> {
+    let decision = ApprovalDecision::Deny { reason: "the run does not wait for it any more".to_owned() };
+    store.decide_by_handler(run.ctx.scope(), request.id, decision, None, run.ctx.now()).await?;
+    take_off(run, store, request).await
+}
+
+/// Uses up what was decided without doing anything. What is used or over already is left as it is.
+pub(super) async fn take_off(
+    run: &RunState,
+    store: &dyn ApprovalStore,
+    request: &ApprovalRequest,
+) -> Result<()> {
+    let (scope, now) = (run.ctx.scope(), run.ctx.now());
+    match store.consume(scope, request.id, request.digest, request.policy_version, now).await {
+        Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
+        _used => Ok(()),
+    }
+}
+
+/// Tells the runtime whether the run waits; that of a whole tree of runs is its root's. Calls that begin and end to wait at once
+/// may tell it in any order, so each looks again whether what it told is still so.
 async fn say(run: &RunState) -> Result<()> {
     let run = run.root();
     let Some(runtime) = &run.agent.runtime else { return Ok(()) };

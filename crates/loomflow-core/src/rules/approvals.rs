@@ -19,6 +19,8 @@ use crate::tenant_data::ExportItem;
 pub const MAX_GRANTS_PER_USER: usize = 100;
 /// How many requests that are not over a store keeps of one user, unless it is told otherwise.
 pub const MAX_REQUESTS_PER_USER: usize = 1_000;
+/// How many requests that ran out of time a store hands out at a time.
+pub const LAPSED_AT_ONCE: usize = 100;
 
 /// What a receipt says where the erasure of a session leaves requests and grants.
 pub const NOT_OF_A_SESSION: &str =
@@ -59,7 +61,7 @@ pub struct Recorded {
 #[must_use]
 pub fn state_at(recorded: &ApprovalState, expires_at: Timestamp, now: Timestamp) -> ApprovalState {
     match recorded {
-        ApprovalState::Consumed => ApprovalState::Consumed,
+        ApprovalState::Consumed { .. } => recorded.clone(),
         _ if now >= expires_at => ApprovalState::Expired,
         state => state.clone(),
     }
@@ -68,7 +70,7 @@ pub fn state_at(recorded: &ApprovalState, expires_at: Timestamp, now: Timestamp)
 /// Whether a request at `state` can neither be decided nor used any more, and may make room for another.
 #[must_use]
 pub fn is_over(state: &ApprovalState) -> bool {
-    matches!(state, ApprovalState::Consumed | ApprovalState::Expired)
+    matches!(state, ApprovalState::Consumed { .. } | ApprovalState::Expired)
 }
 
 /// Whether `decision` may be recorded for the request of `requester` that stands as `found` says; the grant that is to
@@ -193,13 +195,49 @@ pub fn consume(
         ApprovalState::Expired => return Err(conflict("the request has expired")),
         _ => return Err(conflict("the approval was used already")),
     };
+    check_binding(request, binding, policy_version)?;
+    Ok(taken)
+}
+
+fn check_binding(request: &ApprovalRequest, binding: Digest, policy_version: u64) -> Result<()> {
     if request.digest != binding {
         return Err(conflict("the approval was given for another call"));
     }
     if request.policy_version != policy_version {
         return Err(conflict("the policy changed since the approval was asked for"));
     }
-    Ok(taken)
+    Ok(())
+}
+
+/// What a request was used for that this very call used, and did not come to carry out: for a later life of its run, which
+/// holds the run's journal and finds there that the call was not begun. A denial is found whenever it is looked for.
+///
+/// # Errors
+///
+/// [`ErrorKind::Conflict`] for a request that was not used, and, where it would let the call run, as [`consume`].
+pub fn used_before(
+    found: &Approval,
+    binding: Digest,
+    policy_version: u64,
+    now: Timestamp,
+) -> Result<(ApprovalDecision, Option<UserId>)> {
+    let ApprovalState::Consumed { decision, by } = &found.state else {
+        return Err(conflict("the approval was not used"));
+    };
+    if !matches!(decision, ApprovalDecision::Deny { .. }) {
+        check_binding(&found.request, binding, policy_version)?;
+        if now >= found.request.expires_at {
+            return Err(conflict("the request has expired"));
+        }
+    }
+    Ok((decision.clone(), by.clone()))
+}
+
+/// What is recorded of a request that nobody decided in time, once somebody was told of it.
+#[must_use]
+pub fn lapsed() -> Recorded {
+    let reason = "nobody decided it in time".to_owned();
+    Recorded { decision: ApprovalDecision::Deny { reason }, by: None }
 }
 
 /// A request as an export has it.
@@ -208,7 +246,7 @@ pub fn export_approval(request: &ApprovalRequest, state: &ApprovalState) -> Expo
     let (state, decision, by) = match state {
         ApprovalState::Pending => ("pending", None, None),
         ApprovalState::Decided { decision, by } => ("decided", Some(decision), by.as_ref()),
-        ApprovalState::Consumed => ("consumed", None, None),
+        ApprovalState::Consumed { decision, by } => ("consumed", Some(decision), by.as_ref()),
         ApprovalState::Expired => ("expired", None, None),
     };
     let data = json!({

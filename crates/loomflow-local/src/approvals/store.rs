@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use loomflow_core::rules::approvals::{self as rules, Decider};
+use loomflow_core::rules::approvals::{self as rules, Decider, Recorded};
 use loomflow_core::{
-    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalRequest, ApprovalState, ApprovalStore,
-    Clock, Digest, Epoch, Erase, Erased, Error, ErrorKind, ExportStream, GrantId, Owned, Owner, Result,
-    Scope, SystemClock, TenantData, Timestamp, UserId, export_from,
+    Approval, ApprovalDecision, ApprovalGrant, ApprovalId, ApprovalPage, ApprovalRequest, ApprovalState,
+    ApprovalStore, Clock, Digest, Epoch, Erase, Erased, Error, ErrorKind, ExportStream, GrantId, Owned,
+    Owner, Result, Scope, SystemClock, TenantData, Timestamp, UserId, export_from,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -229,11 +229,34 @@ impl ApprovalStore for InMemoryApprovalStore {
         self.table.lock().visible(scope, id).map(|row| seen_at(row, now))
     }
 
-    async fn list(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+    async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>> {
         let table = self.table.lock();
-        let pending = |row: &Filed<Row>| row.record.state(now) == ApprovalState::Pending;
-        let known = table.requests.known_to(scope).map(|(_, row)| row);
-        Ok(known.filter(|row| is_visible(row, scope) && pending(row)).map(|row| seen_at(row, now)).collect())
+        let pending = |row: &&Filed<Row>| row.record.state(now) == ApprovalState::Pending;
+        let known = table.requests.known_to(scope, page.place()).map(|(_, row)| row);
+        let known = known.filter(|row| is_visible(row, scope)).filter(pending);
+        Ok(known.take(page.limit()).map(|row| seen_at(row, now)).collect())
+    }
+
+    async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>> {
+        let mut table = self.table.lock();
+        let expired = |row: &&Filed<Row>| row.record.state(now) == ApprovalState::Expired;
+        let own = table.requests.own(scope.owner()).filter(|(_, row)| expired(row));
+        let ids: Vec<_> = own.map(|(id, _)| id).take(rules::LAPSED_AT_ONCE).collect();
+        let mut lapsed = Vec::with_capacity(ids.len());
+        for id in ids {
+            let filed = table.own(scope, id)?;
+            lapsed.push(seen_at(filed, now));
+            let Recorded { decision, by } = match &filed.record.approval.state {
+                ApprovalState::Decided { decision, by } => {
+                    Recorded { decision: decision.clone(), by: by.clone() }
+                }
+                _ => rules::lapsed(),
+            };
+            filed.record.approval.state = ApprovalState::Consumed { decision, by };
+            filed.record.changed.notify_waiters();
+        }
+        table.requests.sweep_again();
+        Ok(lapsed)
     }
 
     async fn decide(
@@ -268,7 +291,8 @@ impl ApprovalStore for InMemoryApprovalStore {
         let mut table = self.table.lock();
         let row = &mut table.own(scope, id)?.record;
         let taken = rules::consume(&row.approval, binding, policy_version, now)?;
-        row.approval.state = ApprovalState::Consumed;
+        let (decision, by) = taken.clone();
+        row.approval.state = ApprovalState::Consumed { decision, by };
         row.changed.notify_waiters();
         table.requests.sweep_again();
         Ok(taken)
@@ -288,16 +312,15 @@ impl ApprovalStore for InMemoryApprovalStore {
 
     async fn grants(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<ApprovalGrant>>> {
         let table = self.table.lock();
-        let known = table.grants.known_to(scope).map(|(_, grant)| grant);
+        let known = table.grants.known_to(scope, None).map(|(_, grant)| grant);
         Ok(known.filter(|grant| now < grant.record.expires_at).map(shown).collect())
     }
 
-    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<()> {
+    async fn revoke(&self, scope: &Scope, id: GrantId) -> Result<Owned<ApprovalGrant>> {
         let mut table = self.table.lock();
         let known = |grant: &&Filed<ApprovalGrant>| grant.record.is_known_to(&grant.owner, scope.owner());
         table.grants.get(id).filter(known).ok_or_else(rules::not_found)?;
-        table.grants.remove(id);
-        Ok(())
+        table.grants.remove(id).map(|gone| Owned::new(gone.owner, gone.record)).ok_or_else(rules::not_found)
     }
 
     async fn changed(&self, scope: &Scope, id: ApprovalId) -> Result<()> {

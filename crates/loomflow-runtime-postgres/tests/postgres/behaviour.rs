@@ -88,7 +88,7 @@ async fn a_waiter_holds_no_connection_and_finds_what_another_process_decides() {
         waiters.push((id, tokio::spawn(async move { store.changed(&scope("alice"), id).await })));
     }
     for _ in 0..20 {
-        store.list(&scope("alice"), at(1)).await.unwrap();
+        store.list(&scope("alice"), at(1), loomflow_core::ApprovalPage::default()).await.unwrap();
     }
     for (id, _) in &waiters {
         other.decide(&scope("ops"), *id, ApprovalDecision::Approve, at(1)).await.unwrap();
@@ -144,7 +144,11 @@ async fn what_is_over_makes_room_and_a_grant_keeps_its_request() {
     assert_eq!(full.kind(), ErrorKind::Capacity, "{full}");
     let full = store.decide(&ops, pending[0].id, remember(900), at(1)).await.unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Capacity, "{full}");
-    assert_eq!(store.list(&ops, at(1)).await.unwrap().len(), 3, "a refused decision decides nothing");
+    assert_eq!(
+        store.list(&ops, at(1), loomflow_core::ApprovalPage::default()).await.unwrap().len(),
+        3,
+        "a refused decision decides nothing"
+    );
     assert_eq!(store.grants(&ops, at(1)).await.unwrap().len(), 1);
     store.revoke(&ops, first.id.into()).await.unwrap();
     store.decide(&ops, pending[0].id, remember(900), at(1)).await.unwrap();

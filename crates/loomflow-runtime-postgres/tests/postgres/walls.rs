@@ -112,7 +112,10 @@ async fn without_its_filter_the_store_shows_a_stranger_nothing() {
     let not_found = |kind| assert_eq!(kind, ErrorKind::NotFound);
     for who in ["mallory", "Alice", "alice2", "OPS"] {
         let stranger = scope(who);
-        assert!(broken.list(&stranger, at(1)).await.unwrap().is_empty(), "{who}");
+        assert!(
+            broken.list(&stranger, at(1), loomflow_core::ApprovalPage::default()).await.unwrap().is_empty(),
+            "{who}"
+        );
         assert!(broken.remembered(&stranger, "pay", at(1)).await.unwrap().is_empty(), "{who}");
         assert!(broken.grants(&stranger, at(1)).await.unwrap().is_empty(), "{who}");
         let export: Vec<_> = broken.export(&stranger).await.unwrap().try_collect().await.unwrap();
@@ -124,7 +127,10 @@ async fn without_its_filter_the_store_shows_a_stranger_nothing() {
         not_found(broken.revoke(&stranger, remembered.id.into()).await.unwrap_err().kind());
     }
     // Who may decide sees what they may decide, and cannot use it.
-    assert_eq!(broken.list(&scope("ops"), at(1)).await.unwrap().len(), 1);
+    assert_eq!(
+        broken.list(&scope("ops"), at(1), loomflow_core::ApprovalPage::default()).await.unwrap().len(),
+        1
+    );
     let used = broken.consume(&scope("ops"), remembered.id, binding(), 0, at(1)).await.unwrap_err();
     assert_eq!(used.kind(), ErrorKind::IsolationViolation, "{used}");
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -99,15 +100,27 @@ impl<K: Copy + Ord + Hash, R> Shelf<K, R> {
         places.filter_map(|(_, id)| Some((*id, self.records.get(id)?)))
     }
 
-    /// What is filed under the scope's owner, or names the scope's user as an approver, oldest first.
-    pub(super) fn known_to(&self, scope: &Scope) -> impl Iterator<Item = (K, &Filed<R>)> {
-        let mut places = self.by_owner.get(scope.owner()).cloned().unwrap_or_default();
-        if let Some(user) = scope.user_id()
-            && let Some(asked) = self.by_approver.get(&(scope.namespace().clone(), user.clone()))
-        {
-            places.extend(asked);
-        }
-        places.into_iter().filter_map(|(_, id)| Some((id, self.records.get(&id)?)))
+    /// What is filed under the scope's owner, or names the scope's user as an approver, after a place, oldest first.
+    pub(super) fn known_to(
+        &self,
+        scope: &Scope,
+        after: Option<(Timestamp, K)>,
+    ) -> impl Iterator<Item = (K, &Filed<R>)> {
+        let own = self.by_owner.get(scope.owner());
+        let asked =
+            scope.user_id().and_then(|user| self.by_approver.get(&(scope.namespace().clone(), user.clone())));
+        let mut own = places(own, after).peekable();
+        let mut asked = places(asked, after).peekable();
+        let next = move || match (own.peek(), asked.peek()) {
+            (Some(mine), Some(theirs)) if mine == theirs => {
+                asked.next();
+                own.next()
+            }
+            (Some(mine), Some(theirs)) if theirs < mine => asked.next(),
+            (None, _) => asked.next(),
+            _ => own.next(),
+        };
+        std::iter::from_fn(next).filter_map(|(_, id)| Some((*id, self.records.get(id)?)))
     }
 
     /// Something ended before its time: a sweep may find it.
@@ -146,4 +159,12 @@ impl<K: Copy + Ord + Hash, R> Shelf<K, R> {
         }
         if self.len() >= most { (gone, Err(Full::Altogether)) } else { (gone, Ok(())) }
     }
+}
+
+fn places<K: Copy + Ord>(
+    set: Option<&BTreeSet<(Timestamp, K)>>,
+    after: Option<(Timestamp, K)>,
+) -> impl Iterator<Item = &(Timestamp, K)> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    set.into_iter().flat_map(move |set| set.range((from, Bound::Unbounded)))
 }

@@ -5,6 +5,8 @@ use loomflow_core::{Effect, Identity, Namespace, RunId};
 
 use serde_json::json;
 
+use loomflow_core::ApprovalPage;
+
 use super::*;
 
 fn scope_at(user: &str, epoch: u64) -> Scope {
@@ -72,10 +74,10 @@ async fn a_stranger_learns_nothing_and_the_eligible_decide_once() {
         );
         assert_eq!(kind(store.consume(&stranger, id, binding(), 7, at(1)).await), ErrorKind::NotFound);
         assert_eq!(kind(store.changed(&stranger, id).await), ErrorKind::NotFound);
-        assert!(store.list(&stranger, at(1)).await.unwrap().is_empty());
+        assert!(store.list(&stranger, at(1), ApprovalPage::default()).await.unwrap().is_empty());
     }
     assert_eq!(kind(store.decide(&scope("user_1"), id, APPROVE, at(1)).await), ErrorKind::Denied);
-    let listed = store.list(&scope("ops"), at(1)).await.unwrap();
+    let listed = store.list(&scope("ops"), at(1), ApprovalPage::default()).await.unwrap();
     assert_eq!(listed[0].owner(), scope("user_1").owner());
     // The approver may decide but neither use it nor decide in the place of the handler.
     assert_eq!(kind(store.consume(&scope("ops"), id, binding(), 7, at(1)).await), ErrorKind::NotFound);
@@ -87,7 +89,7 @@ async fn a_stranger_learns_nothing_and_the_eligible_decide_once() {
     assert_eq!(kind(store.decide(&scope("ops"), id, edit, at(1)).await), ErrorKind::InvalidInput);
     store.decide(&scope("ops"), id, APPROVE, at(1)).await.unwrap();
     assert_eq!(kind(store.decide(&scope("ops"), id, APPROVE, at(1)).await), ErrorKind::Conflict);
-    assert!(store.list(&scope("ops"), at(1)).await.unwrap().is_empty());
+    assert!(store.list(&scope("ops"), at(1), ApprovalPage::default()).await.unwrap().is_empty());
 
     let own = scope("user_1");
     assert_eq!(kind(store.consume(&own, id, Digest::of(&[b"other"]), 7, at(1)).await), ErrorKind::Conflict);
@@ -124,7 +126,7 @@ async fn time_ends_a_request() {
     assert_eq!(kind(store.decide(&scope("ops"), id, APPROVE, at(100)).await), ErrorKind::Conflict);
     let seen = store.get(&scope("alice"), id, at(100)).await.unwrap().open(&scope("alice")).unwrap();
     assert_eq!(seen.state, ApprovalState::Expired);
-    assert!(store.list(&scope("alice"), at(100)).await.unwrap().is_empty());
+    assert!(store.list(&scope("alice"), at(100), ApprovalPage::default()).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -165,8 +167,12 @@ async fn erasure_takes_one_tenants_requests_and_refuses_late_ones() {
     assert_eq!(kind(store.create(&scope("alice"), request(6)).await), ErrorKind::Erased);
     assert_eq!(store.forget(&scope_at("alice", 2), &Erase::everything()).await.unwrap().total(), 1);
     assert_eq!(store.epoch(&scope("alice")).await.unwrap(), Epoch::new(2));
-    assert!(store.list(&scope("alice"), at(7)).await.unwrap().is_empty());
-    assert_eq!(store.list(&scope("ops"), at(7)).await.unwrap().len(), 1, "bob's is left");
+    assert!(store.list(&scope("alice"), at(7), ApprovalPage::default()).await.unwrap().is_empty());
+    assert_eq!(
+        store.list(&scope("ops"), at(7), ApprovalPage::default()).await.unwrap().len(),
+        1,
+        "bob's is left"
+    );
     let exported: Vec<_> = futures_util::StreamExt::collect(store.export(&scope("bob")).await.unwrap()).await;
     assert_eq!(exported.len(), 1);
 }
