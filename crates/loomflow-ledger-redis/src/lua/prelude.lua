@@ -254,18 +254,18 @@ local function everywhere(partition, rec, warnings, change)
   if rec[12] then
     local all = all_users()
     change(all)
-    all.dirty = true
+    all.dirty, all.counted = true, true
     if warnings then warn(all, 'g', warnings) end
   end
   local user = user_of(partition)
   change(user)
-  user.dirty = true
+  user.dirty, user.counted = true, true
   if warnings then warn(user, 'u', warnings) end
   if rec[13] then
     local run = run_of(partition, rec[2])
     if run.c[17] == rec[13] then
       change(run)
-      run.dirty = true
+      run.dirty, run.counted = true, true
       if warnings then warn(run, 'r', warnings) end
     end
   end
@@ -437,15 +437,18 @@ local function save()
     if cell.dirty then
       local list = cell.partition and key('e:' .. cell.partition)
       local c, moved = cell.c, false
-      if cell.run then
-        moved = not (c[16] and now - c[16] <= LONG / 35)
-        if moved then c[16] = now end
-      else
-        local at = goes(c)
-        moved = at ~= c[20]
-        c[20] = at
+      -- A hold that is merely sent or extended changes no counter.
+      if cell.counted or cell.moved then
+        if cell.run then
+          moved = not (c[16] and now - c[16] <= LONG / 35)
+          if moved then c[16] = now end
+        else
+          local at = goes(c)
+          moved = at ~= c[20]
+          c[20] = at
+        end
+        put(cell, 'c', cmsgpack.pack(c))
       end
-      put(cell, 'c', cmsgpack.pack(c))
       redis.call('HSET', cell.name, unpack(cell.set))
       for _, one in ipairs(cell.estimates or NONE) do redis.call('ZADD', list, one[1], one[2]) end
       if cell.unlisted then redis.call('ZREM', list, unpack(cell.unlisted)) end
