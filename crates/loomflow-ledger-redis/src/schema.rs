@@ -12,7 +12,8 @@
 //! | `due` | sorted set | open holds of the namespace by the end of their lease |
 //! | `x:<p>` | string | the epoch of the erasure of a user's name. Never expires: nothing bounds how long a scope from before it lives |
 //! | `b:<p>:<id>` | string | the charge of a hold that the server never kept is counted: of an outage, or lost in a crash |
-//! | `z:<minute>` | set | which of the holds that were drawn in a minute ended |
+//! | `ended` | sorted set | holds that ended, by the minute they were drawn in; those of the last quarter of an hour and some more |
+//! | `past` | string | the last minute of which ends were let go |
 //!
 //! Rate limits have keys beside these: `prefix:{<..>}:rate:<p>` and `..:rate:all`, hashes from a resource to when its limit is whole
 //! again, which expire then.

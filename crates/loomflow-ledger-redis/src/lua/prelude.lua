@@ -340,13 +340,37 @@ local function minute_of(id)
   local a, b, c, d = string.byte(id, 7, 10)
   return floor((((a * 256 + b) * 256 + c) * 256 + d) / 60)
 end
-local function ends_of(minute) return key('z:' .. text(minute)) end
+
+-- Remembers which holds ended, by the minute they were drawn in, and lets go of what is older than LATE, now and then some of
+-- it. Up to which minute that was done is kept: what was let go is never read off a clock, which may be set back.
+local function remember()
+  local ended, past, tidy = {}, key('past'), false
+  for i, id in ipairs(over) do
+    ended[2 * i - 1], ended[2 * i] = text(minute_of(id)), id
+    tidy = tidy or string.byte(id, 16) < 16
+  end
+  redis.call('ZADD', key('ended'), unpack(ended))
+  if not tidy then
+    redis.call('PEXPIRE', key('ended'), text(LONG / 1000), 'NX')
+    return
+  end
+  local oldest = text(floor((now - LATE) / 60000000) - 1)
+  local old = redis.call('ZRANGEBYSCORE', key('ended'), '-inf', oldest, 'WITHSCORES', 'LIMIT', 0, 64)
+  if #old > 0 then
+    local ids = {}
+    for i = 1, #old, 2 do ids[#ids + 1] = old[i] end
+    redis.call('SET', past, text(max(tonumber(old[#old]), tonumber(redis.call('GET', past) or 0))))
+    redis.call('ZREM', key('ended'), unpack(ids))
+  end
+  for _, name in ipairs({ key('ended'), past }) do redis.call('PEXPIRE', name, text(LONG / 1000)) end
+end
 
 -- Whether a hold that was granted and is not here never ended: the server lost it with its last writes. Only for as long as
 -- ends are remembered; after that whatever is not here counts as closed.
 local function was_lost(id)
   local minute = minute_of(id)
-  return (minute + 1) * 60000000 + LATE > now and redis.call('SISMEMBER', ends_of(minute), id) == 0
+  if (minute + 1) * 60000000 + LATE <= now or minute <= tonumber(redis.call('GET', key('past')) or 0) then return false end
+  return not redis.call('ZSCORE', key('ended'), id)
 end
 
 -- The key that says that the charge of a hold which the server never kept is counted.
@@ -468,9 +492,5 @@ local function save()
       end
     end
   end
-  for _, id in ipairs(over) do
-    local minute = minute_of(id)
-    redis.call('SADD', ends_of(minute), id)
-    redis.call('PEXPIRE', ends_of(minute), text(math.ceil(((minute + 2) * 60000000 + LATE - now) / 1000)), 'NX')
-  end
+  if #over > 0 then remember() end
 end

@@ -136,11 +136,8 @@ async fn a_lifetime_has_no_end_and_a_refund_leaves_nothing() {
     // But that these holds ended, for a while.
     let lasting = async |raw: &mut MultiplexedConnection| {
         let (ends, lasting): (Vec<String>, Vec<String>) =
-            all_keys(raw, &prefix).await.into_iter().partition(|key| key.contains(":z:"));
-        assert!((1..=3).contains(&ends.len()), "{ends:?}");
-        for key in ends {
-            assert!((1..18 * 60_000).contains(&pttl(raw, &key).await), "{key}");
-        }
+            all_keys(raw, &prefix).await.into_iter().partition(|key| key.ends_with(":ended"));
+        assert_eq!(ends.len(), 1);
         lasting
     };
     assert_eq!(lasting(&mut raw).await, [format!("{prefix}:ledger")]);

@@ -207,3 +207,41 @@ async fn a_hold_that_ended_is_never_taken_for_one_that_was_lost() {
         }
     }
 }
+
+/// Forgetting which holds ended was read off the clock, and a close that came twice was charged twice when that was set back.
+#[tokio::test]
+async fn a_clock_set_back_makes_no_ended_hold_a_lost_one() {
+    let (url, prefix) = (url("redis-plain"), fresh_prefix());
+    let start = Timestamp::from_micros(1_800_000_000_000_000);
+    let clock = Arc::new(ManualClock::new(start));
+    let ledger = open(&url, &prefix, BudgetConfig::new().max_tokens(100_000)).await.with_clock(clock.clone());
+    let ada = user("ada");
+    let mut ended = Vec::new();
+    for minute in [0, 5, 20, 300] {
+        clock.set(start.saturating_add(Duration::from_secs(60 * minute)));
+        // Enough of them that what is old is let go meanwhile.
+        for _ in 0..100 {
+            let hold = Hold::tokens(key(), 3, 2).with_lease(Duration::from_secs(86_400));
+            ended.push(held(&ledger, &ada, &hold).await.id);
+        }
+        if minute == 5 {
+            // Some end later than ends are remembered.
+            continue;
+        }
+        for id in &ended {
+            ledger.close(&ada, *id, used(1, 1)).await.unwrap();
+        }
+    }
+    for minute in [300, 21, 6, 1, 0] {
+        clock.set(start.saturating_add(Duration::from_secs(60 * minute)));
+        for id in &ended {
+            assert!(ledger.close(&ada, *id, used(1, 1)).await.unwrap().duplicate, "{minute}");
+        }
+    }
+    assert_eq!(ledger.usage(&ada).await.unwrap().used.total_tokens(), 800);
+    let mut raw = raw(&url).await;
+    let keys = all_keys(&mut raw, &prefix).await;
+    let key = keys.iter().find(|key| key.ends_with(":ended")).unwrap();
+    let kept: u64 = redis::cmd("ZCARD").arg(key).query_async(&mut raw).await.unwrap();
+    assert!((100..400).contains(&kept), "some were let go, and none of the last minutes: {kept}");
+}
