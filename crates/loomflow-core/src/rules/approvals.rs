@@ -326,3 +326,33 @@ pub fn too_many_grants(who: &str, most: usize) -> Error {
 fn conflict(why: &'static str) -> Error {
     Error::new(ErrorKind::Conflict, why)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RunId;
+    use crate::tool::Effect;
+
+    /// A crash between voiding an approval and closing its run left one that the next life of the run could use.
+    #[test]
+    fn what_was_taken_back_is_no_use_to_a_later_life() {
+        let digest = Digest::of(&[b"call"]);
+        let mut request =
+            ApprovalRequest::new(RunId::from_u128(1), "1".into(), "pay".into(), Effect::Write, digest);
+        request.expires_at = Timestamp::from_micros(10);
+        let now = Timestamp::from_micros(5);
+        let found = |state| used_before(&Approval::new(request.clone(), state), digest, 0, now);
+        let (yes, no) = (ApprovalDecision::Approve, ApprovalDecision::Deny { reason: "no".to_owned() });
+        let used = ApprovalState::Consumed { decision: yes.clone(), by: None };
+        assert_eq!(found(used).unwrap(), (yes.clone(), None));
+        for state in [
+            ApprovalState::Void { decision: yes.clone(), by: None },
+            ApprovalState::Decided { decision: yes, by: None },
+            ApprovalState::Pending,
+        ] {
+            assert_eq!(found(state.clone()).unwrap_err().kind(), ErrorKind::Conflict, "{state:?}");
+        }
+        let denied = ApprovalState::Void { decision: no.clone(), by: None };
+        assert_eq!(found(denied).unwrap(), (no, None), "a denial stays one");
+    }
+}
