@@ -1,6 +1,6 @@
 //! The tenant load driver: many tenants on one shared agent, measured, and watched for leaks while they run.
 //!
-//! [`system`] assembles what is measured and, with [`memory`], is the only room that knows concrete backends. [`provider`] is the model at
+//! [`system`] assembles what is measured and, with [`backends`], is the only room that knows concrete backends. [`provider`] is the model at
 //! the other end, which keeps an invoice of its own. [`fixed`] does the work that other frameworks are measured on;
 //! [`full`] does everything at once and probes isolation while it does. The binary `tenants` is the door.
 

@@ -123,6 +123,7 @@ async fn state(store: &dyn ApprovalStore, scope: &Scope, id: ApprovalId) -> Resu
         ApprovalState::Pending => "pending",
         ApprovalState::Decided { .. } => "decided",
         ApprovalState::Consumed { .. } => "consumed",
+        ApprovalState::Void { .. } => "void",
         _ => "expired",
     })
 }

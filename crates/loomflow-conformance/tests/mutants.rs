@@ -280,6 +280,8 @@ async fn every_approvals_mutant_is_found() {
             PagesUnbounded,
             RequestsUnbounded,
             LapsedAgain,
+            VoidIsUsed,
+            VoidForgotten,
             LapsesForEverybody,
         ],
         &[

@@ -141,11 +141,18 @@ pub enum ApprovalState {
         /// By whom; `None` when the handler itself decided.
         by: Option<UserId>,
     },
-    /// Used up: its call was dispatched, or told to the model as denied; or taken off by its run.
+    /// Used up: its call was dispatched, or told to the model as denied.
     Consumed {
         /// What was decided.
         decision: ApprovalDecision,
-        /// By whom; `None` when the handler itself decided, or the run took it off.
+        /// By whom; `None` when the handler itself decided.
+        by: Option<UserId>,
+    },
+    /// Taken back, or run out, before it was used: whatever was decided, nothing may be done on it any more.
+    Void {
+        /// What was decided.
+        decision: ApprovalDecision,
+        /// By whom; `None` when the handler itself decided, or nobody did.
         by: Option<UserId>,
     },
     /// Its time ran out before it was decided or used.
@@ -236,6 +243,11 @@ pub trait ApprovalStore: TenantData {
         policy_version: u64,
         now: Timestamp,
     ) -> Result<(ApprovalDecision, Option<UserId>)>;
+
+    /// Makes one of the scope's own requests void that is decided and not used, whatever the time is: nothing may be done on it
+    /// any more. The answer says whether it was so; one that is used or void already is left as it is. A pending one is
+    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
+    async fn void(&self, scope: &Scope, id: ApprovalId, now: Timestamp) -> Result<bool>;
 
     /// The scope's own live grants for a tool. What they cover, the caller looks at.
     async fn remembered(

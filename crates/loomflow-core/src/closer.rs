@@ -46,6 +46,8 @@ pub(crate) struct Closer {
 enum Message {
     /// A job, with the entry that ends with it.
     Job(u128, Work<()>, Option<OwnedSemaphorePermit>),
+    /// Tells when everything of a key that came before is finished.
+    Barrier(u128, oneshot::Sender<()>),
     /// Tells when everything that came before is finished.
     Drain(oneshot::Sender<()>),
 }
@@ -91,10 +93,8 @@ impl Closer {
     /// Waits until everything that was handed over under `key` so far is finished.
     pub(crate) async fn barrier(&self, key: u128) -> Result<()> {
         let (done, wait) = oneshot::channel();
-        self.slot(key).hand_over(Box::pin(async move {
-            // The waiter may have been dropped; the barrier itself has no other effect.
-            let _gone = done.send(());
-        }));
+        // As for a drain.
+        let _gone = self.inbox().send(Message::Barrier(key, done));
         wait.await.map_err(|_| gone())
     }
 
@@ -185,6 +185,20 @@ impl Jobs {
                         self.behind.insert(key, VecDeque::new());
                         self.begin(key, job);
                     }
+                }
+            }
+            // Behind what is left under the key, and at once where nothing is: nobody waits for what others left.
+            Message::Barrier(key, done) => {
+                if let Some(behind) = self.behind.get_mut(&key) {
+                    self.last_number += 1;
+                    self.open.insert(self.last_number);
+                    // Who waited may have been dropped.
+                    let told: Work<()> = Box::pin(async move {
+                        let _gone = done.send(());
+                    });
+                    behind.push_back((self.last_number, told, None));
+                } else {
+                    let _gone = done.send(());
                 }
             }
             Message::Drain(done) => self.drains.push((self.last_number, done)),

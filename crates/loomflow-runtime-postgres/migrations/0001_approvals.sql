@@ -20,7 +20,7 @@ CREATE TABLE approvals_requests (
   expires_at bigint NOT NULL,
   deciders bytea[] NOT NULL,
   body text NOT NULL,
-  state smallint NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 2),
+  state smallint NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),
   decision text,
   decider bytea CHECK (octet_length(decider) = 32),
   PRIMARY KEY (partition, id),

@@ -188,6 +188,12 @@ impl ApprovalStore for PostgresApprovals {
         Ok(taken)
     }
 
+    async fn void(&self, scope: &Scope, id: ApprovalId, _now: Timestamp) -> Result<bool> {
+        let done = self.run("void approval", Repeat::Safe, || self.write_void(scope, id)).await?;
+        self.0.wakes.ring(id.as_u128());
+        Ok(done)
+    }
+
     async fn remembered(
         &self,
         scope: &Scope,

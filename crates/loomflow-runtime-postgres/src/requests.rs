@@ -33,7 +33,7 @@ const PENDING: &str = requests!(
 const LAPSED: &str = requests!(
     "partition = $1 AND state < 2 AND expires_at <= $2 ORDER BY asked_at, id LIMIT $3 FOR UPDATE SKIP LOCKED"
 );
-const TAKE_OFF: &str = "UPDATE approvals_requests SET state = 2, decision = coalesce(decision, $3), \
+const TAKE_OFF: &str = "UPDATE approvals_requests SET state = 3, decision = coalesce(decision, $3), \
                         decider = coalesce(decider, $1) WHERE partition = $1 AND id = $2";
 
 /// Who decides: the scope's user, or their handler in somebody's name.
@@ -222,7 +222,27 @@ impl PostgresApprovals {
         .await;
         settle(tx, done).await
     }
+
+    pub(crate) async fn write_void(&self, scope: &Scope, id: ApprovalId) -> Result<bool> {
+        const OPERATION: &str = "void approval";
+        let mut tx = self.begin(scope, Access::Write, OPERATION).await?;
+        let done = async {
+            let row = self.find(&mut tx, OWN, scope, id, OPERATION).await?.ok_or_else(rules::not_found)?;
+            schema::check(scope, &Read(&row).owner()?, OPERATION)?;
+            if rules::void(&Read(&row).approval()?.state)?.is_none() {
+                return Ok(false);
+            }
+            let void = sqlx::query(VOID).bind(scope.owner().partition()).bind(id_column(id.as_u128()));
+            let done = void.execute(tx.conn()).await.map_err(failed(OPERATION))?;
+            Ok(done.rows_affected() == 1)
+        }
+        .await;
+        settle(tx, done).await
+    }
 }
+
+/// Decided and not used, whatever the time is.
+const VOID: &str = "UPDATE approvals_requests SET state = 3 WHERE partition = $1 AND id = $2 AND state = 1";
 
 /// Of decisions at once, the row's lock lets one through, and the others find it decided.
 const DECIDE: &str = "UPDATE approvals_requests SET state = 1, decision = $3, decider = $4 \
@@ -284,11 +304,11 @@ async fn create(tx: &mut Transaction, scope: &Scope, request: &ApprovalRequest, 
 
 /// Those that were used or are over stay while there is a grant on them, and do not count.
 const COUNT: &str = "
-SELECT count(*) FROM approvals_requests r WHERE partition = $1 AND NOT ((state = 2 OR expires_at <= $2)
+SELECT count(*) FROM approvals_requests r WHERE partition = $1 AND NOT ((state >= 2 OR expires_at <= $2)
   AND EXISTS (SELECT FROM approvals_grants g WHERE g.partition = r.partition AND g.id = r.id))";
 const SWEEP_GRANTS: &str = "DELETE FROM approvals_grants WHERE partition = $1 AND expires_at <= $2";
 const SWEEP: &str = "
-DELETE FROM approvals_requests r WHERE partition = $1 AND (state = 2 OR expires_at <= $2)
+DELETE FROM approvals_requests r WHERE partition = $1 AND (state >= 2 OR expires_at <= $2)
   AND NOT EXISTS (SELECT FROM approvals_grants g WHERE g.partition = r.partition AND g.id = r.id)";
 
 /// Makes room for one more request out of what is over, all of it at once.

@@ -121,9 +121,13 @@ impl<'r> Read<'r> {
                 let Recorded { decision, by } = self.body("decision")?;
                 ApprovalState::Decided { decision, by }
             }
-            _ => {
+            2 => {
                 let Recorded { decision, by } = self.body("decision")?;
                 ApprovalState::Consumed { decision, by }
+            }
+            _ => {
+                let Recorded { decision, by } = self.body("decision")?;
+                ApprovalState::Void { decision, by }
             }
         };
         Ok(Approval::new(request, state))

@@ -186,6 +186,19 @@ impl ApprovalStore for SqliteApprovals {
         Ok(taken)
     }
 
+    async fn void(&self, scope: &Scope, id: ApprovalId, _now: Timestamp) -> Result<bool> {
+        let Inner { database, guard, wakes, .. } = &*self.0;
+        let void = || {
+            let author = Author::of(scope);
+            database.write("void approval", move |conn| {
+                Box::pin(async move { requests::void(conn, &author, id).await })
+            })
+        };
+        let done = guard.run("void approval", Repeat::Safe, void).await?;
+        wakes.ring(id.as_u128());
+        Ok(done)
+    }
+
     async fn remembered(
         &self,
         scope: &Scope,

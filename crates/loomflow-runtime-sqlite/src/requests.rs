@@ -75,7 +75,7 @@ const HAS_LAPSED: &str = "SELECT EXISTS (SELECT 1 FROM approvals_requests AS r \
 const LAPSED: &str = requests!(
     "WHERE r.partition = ?1 AND r.state < 2 AND r.expires_at <= ?2 ORDER BY r.asked_at, r.id LIMIT ?3"
 );
-const TAKE_OFF: &str = "UPDATE approvals_requests SET state = 2, decision = coalesce(decision, ?3) \
+const TAKE_OFF: &str = "UPDATE approvals_requests SET state = 3, decision = coalesce(decision, ?3) \
      WHERE partition = ?1 AND id = ?2";
 
 /// Whether a request of the author's own ran out of time, and nobody was told.
@@ -194,9 +194,9 @@ pub(crate) async fn create(
 
 const COUNT: &str = "SELECT count(*) FROM approvals_requests WHERE partition = ?1";
 const OVER: &str = "SELECT content, decision FROM approvals_requests \
-                    WHERE partition = ?1 AND (state = 2 OR expires_at <= ?2)";
+                    WHERE partition = ?1 AND (state >= 2 OR expires_at <= ?2)";
 const DELETE_OVER: &str =
-    "DELETE FROM approvals_requests WHERE partition = ?1 AND (state = 2 OR expires_at <= ?2)";
+    "DELETE FROM approvals_requests WHERE partition = ?1 AND (state >= 2 OR expires_at <= ?2)";
 
 /// Makes room for one more request out of what is over, all of it at once.
 async fn make_room(conn: &mut SqliteConnection, author: &Author, now: Timestamp, most: usize) -> Result<()> {
@@ -300,4 +300,18 @@ pub(crate) async fn consume(
         return Ok(taken);
     }
     Err(Error::new(ErrorKind::Conflict, "the approval was used already"))
+}
+
+const VOID: &str = "UPDATE approvals_requests SET state = 3 WHERE partition = ?1 AND id = ?2 AND state = 1";
+
+/// Makes one of the author's own requests void that is decided and not used.
+pub(crate) async fn void(conn: &mut SqliteConnection, author: &Author, id: ApprovalId) -> Result<bool> {
+    const OPERATION: &str = "void approval";
+    let row = own(conn, author, id, OPERATION).await?;
+    if rules::void(&schema::approval(&row)?.state)?.is_none() {
+        return Ok(false);
+    }
+    let void = sqlx::query(VOID).bind(&author.partition[..]).bind(id_column(id.as_u128()));
+    let done = void.execute(conn).await.map_err(failed(OPERATION))?;
+    Ok(done.rows_affected() == 1)
 }

@@ -184,6 +184,10 @@ pub(crate) fn approval(row: &SqliteRow) -> Result<Approval> {
             let Recorded { decision, by } = body(row, "decision")?;
             ApprovalState::Consumed { decision, by }
         }
+        3 => {
+            let Recorded { decision, by } = body(row, "decision")?;
+            ApprovalState::Void { decision, by }
+        }
         _ => return Err(damaged("state")),
     };
     Ok(Approval::new(request, state))

@@ -116,6 +116,17 @@ impl ApprovalStore for Watched {
         .await
     }
 
+    async fn void(&self, scope: &Scope, id: ApprovalId, now: Timestamp) -> Result<bool> {
+        between(async {
+            let void = self.store.void(scope, id, now).await?;
+            if void {
+                self.history.add(Fact::Consumed { id, at: now });
+            }
+            Ok(void)
+        })
+        .await
+    }
+
     async fn remembered(
         &self,
         scope: &Scope,

@@ -77,6 +77,9 @@ impl ApprovalStore for Slow {
         }
         taken
     }
+    async fn void(&self, scope: &Scope, id: ApprovalId, now: Timestamp) -> Result<bool> {
+        between(self.store.void(scope, id, now)).await
+    }
     async fn remembered(
         &self,
         scope: &Scope,

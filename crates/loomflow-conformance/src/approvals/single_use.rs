@@ -1,11 +1,11 @@
 //! An approval is decided once and used once, for the very call it was asked for.
 
 use futures_util::future::join_all;
-use loomflow_core::{ApprovalDecision, ErrorKind};
+use loomflow_core::{ApprovalDecision, ApprovalState, ErrorKind};
 
 use super::{Harness, approve, ask, binding};
 use crate::Outcome::{self, Passed};
-use crate::fixture::{Must as _, World, again, at, must_fail};
+use crate::fixture::{Must as _, World, again, at, must_fail, user_id};
 
 /// A decision is handed out once; every later use is a conflict.
 pub async fn a_decision_is_used_once(h: &Harness) -> Outcome {
@@ -18,6 +18,41 @@ pub async fn a_decision_is_used_once(h: &Harness) -> Outcome {
     for now in [at(2), at(3), at(99)] {
         let used = h.store().consume(&alice, request.id, binding("call"), 3, now).await;
         must_fail(used, ErrorKind::Conflict, "a second use");
+    }
+    Passed
+}
+
+/// What is made void is never used, and says what it was and that it is void; what was used stays used, and what is pending
+/// stays pending.
+pub async fn what_is_void_is_good_for_nothing(h: &Harness) -> Outcome {
+    let world = World::new();
+    let (alice, bob, ops) = (world.user("alice"), world.user("bob"), world.user("ops"));
+    let (taken_back, used, pending) = (ask(&["ops"]), ask(&["ops"]), ask(&["ops"]));
+    for request in [&taken_back, &used, &pending] {
+        h.create(&alice, request).await;
+    }
+    for request in [&taken_back, &used] {
+        h.store().decide(&ops, request.id, approve(), at(1)).await.must("decide");
+    }
+    h.store().consume(&alice, used.id, binding("call"), 3, at(2)).await.must("use");
+    for stranger in [&bob, &ops] {
+        let void = h.store().void(stranger, taken_back.id, at(2)).await;
+        must_fail(void, ErrorKind::NotFound, "somebody else takes it back");
+    }
+    let early = h.store().void(&alice, pending.id, at(2)).await;
+    must_fail(early, ErrorKind::Conflict, "there is no decision to take back");
+    assert_eq!(h.listed(&alice, at(2)).await, [pending.id], "it is still pending");
+    assert!(h.store().void(&alice, taken_back.id, at(2)).await.must("void"));
+    assert!(!h.store().void(&alice, taken_back.id, at(3)).await.must("void again"));
+    assert!(!h.store().void(&alice, used.id, at(3)).await.must("void what was used"));
+    let by = Some(user_id("ops"));
+    for now in [at(3), at(1_000)] {
+        let void = ApprovalState::Void { decision: approve(), by: by.clone() };
+        assert_eq!(h.state(&alice, taken_back.id, now).await, void);
+        let consumed = ApprovalState::Consumed { decision: approve(), by: by.clone() };
+        assert_eq!(h.state(&alice, used.id, now).await, consumed);
+        let late = h.store().consume(&alice, taken_back.id, binding("call"), 3, now).await;
+        must_fail(late, ErrorKind::Conflict, "what is void is used");
     }
     Passed
 }

@@ -101,7 +101,7 @@ impl Approvals {
     fn show(&self, row: &Row, scope: &Scope, now: Timestamp) -> Owned<Approval> {
         let mut state = row.state.clone();
         let over = now >= row.request.expires_at && self.bug != Bug::ExpiryIgnored;
-        if over && !matches!(state, ApprovalState::Consumed { .. }) {
+        if over && !matches!(state, ApprovalState::Consumed { .. } | ApprovalState::Void { .. }) {
             state = ApprovalState::Expired;
         }
         let owner = match self.bug {
@@ -278,7 +278,10 @@ impl ApprovalStore for Approvals {
             return Err(conflict());
         }
         let filed = key(self.bug, scope.owner());
-        let open = |row: &&Row| row.filed == filed && !matches!(row.state, ApprovalState::Consumed { .. });
+        let open = |row: &&Row| {
+            row.filed == filed
+                && !matches!(row.state, ApprovalState::Consumed { .. } | ApprovalState::Void { .. })
+        };
         if self.bug != Bug::RequestsUnbounded && state.rows.iter().filter(open).count() >= 200 {
             return Err(Error::new(ErrorKind::Capacity, "too many requests"));
         }
@@ -316,7 +319,8 @@ impl ApprovalStore for Approvals {
         let mut lapsed = Vec::new();
         for row in &mut state.rows {
             let theirs = self.own(row, scope) || self.bug == Bug::LapsesForEverybody;
-            let live = now < row.request.expires_at || matches!(row.state, ApprovalState::Consumed { .. });
+            let live = now < row.request.expires_at
+                || matches!(row.state, ApprovalState::Consumed { .. } | ApprovalState::Void { .. });
             if !theirs || live {
                 continue;
             }
@@ -324,7 +328,7 @@ impl ApprovalStore for Approvals {
             lapsed.push(found);
             if self.bug != Bug::LapsedAgain {
                 let decision = ApprovalDecision::Deny { reason: "late".into() };
-                row.state = ApprovalState::Consumed { decision, by: None };
+                row.state = ApprovalState::Void { decision, by: None };
             }
         }
         Ok(lapsed)
@@ -394,6 +398,24 @@ impl ApprovalStore for Approvals {
             row.state = ApprovalState::Consumed { decision, by };
         }
         Ok(answer)
+    }
+
+    async fn void(&self, scope: &Scope, id: ApprovalId, _now: Timestamp) -> Result<bool> {
+        let mut state = self.state.lock().unwrap();
+        let row = state.rows.iter_mut().find(|row| row.request.id == id && self.own(row, scope));
+        let row = row.ok_or_else(not_found)?;
+        match row.state.clone() {
+            ApprovalState::Pending => Err(conflict()),
+            ApprovalState::Decided { decision, by } => {
+                row.state = match self.bug {
+                    Bug::VoidIsUsed => ApprovalState::Consumed { decision, by },
+                    Bug::VoidForgotten => return Ok(true),
+                    _ => ApprovalState::Void { decision, by },
+                };
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn remembered(

@@ -124,6 +124,8 @@ pub(crate) enum Bug {
     PagesUnbounded,
     RequestsUnbounded,
     LapsedAgain,
+    VoidIsUsed,
+    VoidForgotten,
     LapsesForEverybody,
     // Runtime.
     StatusIgnored,

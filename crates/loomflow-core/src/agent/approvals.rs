@@ -74,7 +74,7 @@ impl UserAgent {
 
     /// What the store hands out once is on record then, whether the caller waits for it or not.
     async fn record_lapsed(&self, store: Arc<dyn ApprovalStore>, scope: Scope) -> Result<()> {
-        let slot = self.agent.closer.enter(rand::random())?;
+        let slot = self.agent.closer.slot(rand::random());
         let agent = self.agent.clone();
         let work = async move { Record::of(&agent, &scope).lapsed(&*store).await };
         Handoff::new(slot, Box::pin(work)).await
@@ -92,7 +92,8 @@ impl UserAgent {
     ///   without self-approval, [`ErrorKind::Conflict`] for one that is decided, used or expired, or is being decided.
     /// - Whatever the audit log fails with. Nothing is decided then.
     pub async fn decide(&self, id: ApprovalId, decision: ApprovalDecision) -> Result<()> {
-        let slot = self.agent.closer.enter(id.as_u128())?;
+        // Runs that wait hold the entries: deciding must not need one.
+        let slot = self.agent.closer.slot(id.as_u128());
         let user = self.clone();
         Handoff::new(slot, Box::pin(async move { user.decide_on_record(id, decision).await })).await
     }
@@ -103,14 +104,17 @@ impl UserAgent {
         // Nobody keeps others from deciding what is none of their business: theirs first, and then looked at again.
         let found = store.get(&scope, id, agent.services.clock.now()).await?;
         let requester = found.owner().clone();
-        self.theirs(&scope, found).await?;
-        let _deciding = agent.deciding.begin(id)?;
+        let found = self.theirs(&scope, found).await?;
+        // Before the request is read that is decided: what is erased meanwhile has a later epoch, and nothing of it is written.
+        let of_requester = agent.mint(&requester).await?;
         let now = agent.services.clock.now();
+        // Who may not decide keeps nobody from deciding.
+        rules::decide(&found, &requester, Decider::Person(scope.owner()), &decision, now)?;
+        let _deciding = agent.deciding.begin(id)?;
         let found = store.get(&scope, id, now).await?;
         let found = self.theirs(&scope, found).await?;
         // What the store would refuse is not written down.
         rules::decide(&found, &requester, Decider::Person(scope.owner()), &decision, now)?;
-        let of_requester = agent.mint(&requester).await?;
         let by = scope.user_id();
         let record = Record::of(agent, &of_requester);
         record.decision(&found.request, &decision, by, Actor::Approver).await?;
@@ -148,7 +152,7 @@ impl UserAgent {
     /// [`ErrorKind::NotFound`] for a grant that is not there or not theirs to revoke. Whatever the audit log fails with; the
     /// grant is void all the same.
     pub async fn revoke(&self, id: GrantId) -> Result<()> {
-        let slot = self.agent.closer.enter(id.as_u128())?;
+        let slot = self.agent.closer.slot(id.as_u128());
         let user = self.clone();
         Handoff::new(slot, Box::pin(async move { user.revoke_on_record(id).await })).await
     }

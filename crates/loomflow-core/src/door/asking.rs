@@ -85,9 +85,9 @@ async fn go_on_asking(
         return Ok(Permit::Refused("approval was asked for other arguments than those recorded".into()));
     }
     match earlier.state {
-        // It was used for this call, which was not begun: the journal, whose only writer this life is, does not know it as
+        // It was used for this call, which was not begun (or taken back, and is good for nothing): the journal, whose only writer this life is, does not know it as
         // permitted. So nothing is done twice.
-        ApprovalState::Consumed { .. } => {
+        ApprovalState::Consumed { .. } | ApprovalState::Void { .. } => {
             waiting.settled();
             let used = policy_version(run)
                 .await
@@ -188,8 +188,14 @@ async fn decline(
     let payload = denial(run, spec, bound, &told);
     let (store, request) = (store.clone(), request.clone());
     let end = |run: Arc<RunState>| async move {
-        waiting::decline(&run, &*store, &request).await?;
-        record_denial(&run, payload).await
+        // On record first: what a crash leaves behind is a denial in the log, and never one that is in no log.
+        record_denial(&run, payload).await?;
+        let declined = waiting::decline(&run, &*store, &request).await;
+        if declined.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+            let why = "the denial is void: somebody decided at the same moment";
+            Record::of_run(&run).over(&request, None, why).await?;
+        }
+        declined
     };
     waiting::whole(run, end).await
 }
@@ -296,7 +302,11 @@ async fn wait(run: &RunState, store: &dyn ApprovalStore, request: &ApprovalReque
     loop {
         let now = run.ctx.now();
         let left = request.expires_at.saturating_since(now);
-        let found = store.get(run.ctx.scope(), request.id, now).await?;
+        let found = match store.get(run.ctx.scope(), request.id, now).await {
+            // Another call of the user made room by taking out what had run out of time.
+            Err(error) if error.kind() == ErrorKind::NotFound && left.is_zero() => return Ok(Answer::Late),
+            found => found?,
+        };
         match open_owned(run.ctx.services(), run.ctx.scope(), "approvals", found).await?.state {
             ApprovalState::Decided { .. } => return Ok(Answer::Decided),
             // Only now: a handler's decision counts although nobody else could give one.

@@ -149,7 +149,7 @@ async fn take_back(run: &RunState, store: &dyn ApprovalStore, id: ApprovalId) ->
                 return make_void(run, store, &found.request, &decision, by.as_ref()).await;
             }
             ApprovalState::Expired => return Record::of_run(run).lapsed(store).await,
-            ApprovalState::Consumed { .. } => return Ok(()),
+            ApprovalState::Consumed { .. } | ApprovalState::Void { .. } => return Ok(()),
         }
     }
     Err(Error::new(ErrorKind::Conflict, "the request changes faster than it is taken back"))
@@ -192,16 +192,15 @@ pub(super) async fn decline(
     take_off(run, store, request).await
 }
 
-/// Uses up what was decided without doing anything. What is used or over already is left as it is.
+/// Lets nobody do anything any more on what was decided. What is used or over already is left as it is.
 pub(super) async fn take_off(
     run: &RunState,
     store: &dyn ApprovalStore,
     request: &ApprovalRequest,
 ) -> Result<()> {
-    let (scope, now) = (run.ctx.scope(), run.ctx.now());
-    match store.consume(scope, request.id, request.digest, request.policy_version, now).await {
+    match store.void(run.ctx.scope(), request.id, run.ctx.now()).await {
         Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
-        _used => Ok(()),
+        _void => Ok(()),
     }
 }
 

@@ -61,7 +61,7 @@ pub struct Recorded {
 #[must_use]
 pub fn state_at(recorded: &ApprovalState, expires_at: Timestamp, now: Timestamp) -> ApprovalState {
     match recorded {
-        ApprovalState::Consumed { .. } => recorded.clone(),
+        ApprovalState::Consumed { .. } | ApprovalState::Void { .. } => recorded.clone(),
         _ if now >= expires_at => ApprovalState::Expired,
         state => state.clone(),
     }
@@ -70,7 +70,7 @@ pub fn state_at(recorded: &ApprovalState, expires_at: Timestamp, now: Timestamp)
 /// Whether a request at `state` can neither be decided nor used any more, and may make room for another.
 #[must_use]
 pub fn is_over(state: &ApprovalState) -> bool {
-    matches!(state, ApprovalState::Consumed { .. } | ApprovalState::Expired)
+    matches!(state, ApprovalState::Consumed { .. } | ApprovalState::Void { .. } | ApprovalState::Expired)
 }
 
 /// Whether `decision` may be recorded for the request of `requester` that stands as `found` says; the grant that is to
@@ -193,6 +193,7 @@ pub fn consume(
         ApprovalState::Decided { decision, by } => (decision, by),
         ApprovalState::Pending => return Err(conflict("nobody has decided the request")),
         ApprovalState::Expired => return Err(conflict("the request has expired")),
+        ApprovalState::Void { .. } => return Err(conflict("the approval was taken back")),
         _ => return Err(conflict("the approval was used already")),
     };
     check_binding(request, binding, policy_version)?;
@@ -221,8 +222,11 @@ pub fn used_before(
     policy_version: u64,
     now: Timestamp,
 ) -> Result<(ApprovalDecision, Option<UserId>)> {
-    let ApprovalState::Consumed { decision, by } = &found.state else {
-        return Err(conflict("the approval was not used"));
+    let (decision, by) = match &found.state {
+        ApprovalState::Consumed { decision, by } => (decision, by),
+        ApprovalState::Void { decision: denied @ ApprovalDecision::Deny { .. }, by } => (denied, by),
+        ApprovalState::Void { .. } => return Err(conflict("the approval was taken back")),
+        _ => return Err(conflict("the approval was not used")),
     };
     if !matches!(decision, ApprovalDecision::Deny { .. }) {
         check_binding(&found.request, binding, policy_version)?;
@@ -231,6 +235,21 @@ pub fn used_before(
         }
     }
     Ok((decision.clone(), by.clone()))
+}
+
+/// What [`ApprovalStore::void`](crate::ApprovalStore::void) makes of what is recorded; `None` to leave it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Conflict`] for a request that nobody has decided.
+pub fn void(recorded: &ApprovalState) -> Result<Option<ApprovalState>> {
+    match recorded {
+        ApprovalState::Decided { decision, by } => {
+            Ok(Some(ApprovalState::Void { decision: decision.clone(), by: by.clone() }))
+        }
+        ApprovalState::Pending => Err(conflict("nobody has decided the request")),
+        _ => Ok(None),
+    }
 }
 
 /// What is recorded of a request that nobody decided in time, once somebody was told of it.
@@ -247,6 +266,7 @@ pub fn export_approval(request: &ApprovalRequest, state: &ApprovalState) -> Expo
         ApprovalState::Pending => ("pending", None, None),
         ApprovalState::Decided { decision, by } => ("decided", Some(decision), by.as_ref()),
         ApprovalState::Consumed { decision, by } => ("consumed", Some(decision), by.as_ref()),
+        ApprovalState::Void { decision, by } => ("void", Some(decision), by.as_ref()),
         ApprovalState::Expired => ("expired", None, None),
     };
     let data = json!({
@@ -305,4 +325,34 @@ pub fn too_many_grants(who: &str, most: usize) -> Error {
 
 fn conflict(why: &'static str) -> Error {
     Error::new(ErrorKind::Conflict, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RunId;
+    use crate::tool::Effect;
+
+    /// A crash between voiding an approval and closing its run left one that the next life of the run could use.
+    #[test]
+    fn what_was_taken_back_is_no_use_to_a_later_life() {
+        let digest = Digest::of(&[b"call"]);
+        let mut request =
+            ApprovalRequest::new(RunId::from_u128(1), "1".into(), "pay".into(), Effect::Write, digest);
+        request.expires_at = Timestamp::from_micros(10);
+        let now = Timestamp::from_micros(5);
+        let found = |state| used_before(&Approval::new(request.clone(), state), digest, 0, now);
+        let (yes, no) = (ApprovalDecision::Approve, ApprovalDecision::Deny { reason: "no".to_owned() });
+        let used = ApprovalState::Consumed { decision: yes.clone(), by: None };
+        assert_eq!(found(used).unwrap(), (yes.clone(), None));
+        for state in [
+            ApprovalState::Void { decision: yes.clone(), by: None },
+            ApprovalState::Decided { decision: yes, by: None },
+            ApprovalState::Pending,
+        ] {
+            assert_eq!(found(state.clone()).unwrap_err().kind(), ErrorKind::Conflict, "{state:?}");
+        }
+        let denied = ApprovalState::Void { decision: no.clone(), by: None };
+        assert_eq!(found(denied).unwrap(), (no, None), "a denial stays one");
+    }
 }

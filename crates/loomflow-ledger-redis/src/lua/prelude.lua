@@ -351,7 +351,7 @@ local function remember()
   end
   redis.call('ZADD', key('ended'), unpack(ended))
   if not tidy then
-    redis.call('PEXPIRE', key('ended'), text(LONG / 1000), 'NX')
+    redis.call('PEXPIRE', key('ended'), text(LONG / 1000))
     return
   end
   local oldest = text(floor((now - LATE) / 60000000) - 1)

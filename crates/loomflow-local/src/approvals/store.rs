@@ -252,7 +252,7 @@ impl ApprovalStore for InMemoryApprovalStore {
                 }
                 _ => rules::lapsed(),
             };
-            filed.record.approval.state = ApprovalState::Consumed { decision, by };
+            filed.record.approval.state = ApprovalState::Void { decision, by };
             filed.record.changed.notify_waiters();
         }
         table.requests.sweep_again();
@@ -296,6 +296,16 @@ impl ApprovalStore for InMemoryApprovalStore {
         row.changed.notify_waiters();
         table.requests.sweep_again();
         Ok(taken)
+    }
+
+    async fn void(&self, scope: &Scope, id: ApprovalId, _now: Timestamp) -> Result<bool> {
+        let mut table = self.table.lock();
+        let row = &mut table.own(scope, id)?.record;
+        let Some(void) = rules::void(&row.approval.state)? else { return Ok(false) };
+        row.approval.state = void;
+        row.changed.notify_waiters();
+        table.requests.sweep_again();
+        Ok(true)
     }
 
     async fn remembered(
