@@ -337,8 +337,7 @@ mod tests {
     #[test]
     fn what_was_taken_back_is_no_use_to_a_later_life() {
         let digest = Digest::of(&[b"call"]);
-        let mut request =
-            ApprovalRequest::new(RunId::from_u128(1), "1".into(), "pay".into(), Effect::Write, digest);
+        let mut request = ApprovalRequest::new(RunId::from_u128(1), "1", "pay", Effect::Write, digest);
         request.expires_at = Timestamp::from_micros(10);
         let now = Timestamp::from_micros(5);
         let found = |state| used_before(&Approval::new(request.clone(), state), digest, 0, now);
