@@ -12,8 +12,8 @@ macro_rules! scripts {
 }
 
 scripts! {
-    BOOK = "lua/book.lua";
-    CLOSE = "lua/close.lua";
+    BOOK = "lua/marker.lua" "lua/book.lua";
+    CLOSE = "lua/marker.lua" "lua/close.lua";
     END_RUN = "lua/end_run.lua";
     ESTIMATES = "lua/estimates.lua";
     EXTEND = "lua/extend.lua";

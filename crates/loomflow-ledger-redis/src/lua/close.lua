@@ -1,4 +1,43 @@
 -- Ends a hold and counts what was really used; or puts what was invoiced in the place of an estimate.
+
+local function uncharge(cell, window, used)
+  local c = cell.c
+  local at = cell.run and 0 or min(window, c[1])
+  if ended(at, c[1], cell.rolls) then return end
+  for i = 1, 8 do c[2 + i] = max(c[2 + i] - used[i], 0) end
+  local s = cell.rolls and slice(cell, at)
+  if not s then return end
+  for i = 1, 8 do s[i] = max(s[i] - used[i], 0) end
+  put(cell, 's' .. text(at), cmsgpack.pack(s))
+end
+
+-- Puts `used` in the place of what a hold was charged, in the window it was charged in. Where the budget's windows were
+-- changed since, that is the window which counts it now; one that is over counts no more.
+local function correct(partition, rec, charged, used, warnings)
+  everywhere(partition, rec, warnings, function(cell)
+    local window, from = rec[10], cell.c[21]
+    if not cell.run and rec[14] ~= windows then
+      if not from or from[1] ~= rec[14] or window < from[2] then return end
+      window = from[3]
+    end
+    uncharge(cell, window, charged)
+    charge(cell, window, used)
+  end)
+end
+
+local function unlist(user, id)
+  user.unlisted = user.unlisted or {}
+  user.unlisted[#user.unlisted + 1] = id
+end
+
+-- Whether a hold that was granted and is not here never ended: the server lost it with its last writes. Only for as long as
+-- ends are remembered; after that whatever is not here counts as closed.
+local function was_lost(id)
+  local minute = minute_of(id)
+  if (minute + 1) * 60000000 + LATE <= now or minute <= tonumber(redis.call('GET', key('past')) or 0) then return false end
+  return not redis.call('ZSCORE', key('ended'), id)
+end
+
 local partition, id, invoiced, estimated = ARGV[6], ARGV[7], ARGV[8] == 'invoiced', ARGV[8] == 'estimated'
 local used = {}
 for i = 1, 8 do used[i] = tonumber(ARGV[8 + i]) end

@@ -216,17 +216,6 @@ local function charge(cell, window, used)
   if not c[16] or at < c[16] then c[16] = at end
 end
 
-local function uncharge(cell, window, used)
-  local c = cell.c
-  local at = cell.run and 0 or min(window, c[1])
-  if ended(at, c[1], cell.rolls) then return end
-  for i = 1, 8 do c[2 + i] = max(c[2 + i] - used[i], 0) end
-  local s = cell.rolls and slice(cell, at)
-  if not s then return end
-  for i = 1, 8 do s[i] = max(s[i] - used[i], 0) end
-  put(cell, 's' .. text(at), cmsgpack.pack(s))
-end
-
 -- Names every cap whose use, held included, reached its line for the first time in this window.
 local function warn(cell, entity, out)
   local c = cell.c
@@ -293,20 +282,6 @@ local function settle(partition, rec, used, window, warnings)
   end)
 end
 
--- Puts `used` in the place of what a hold was charged, in the window it was charged in. Where the budget's windows were
--- changed since, that is the window which counts it now; one that is over counts no more.
-local function correct(partition, rec, charged, used, warnings)
-  everywhere(partition, rec, warnings, function(cell)
-    local window, from = rec[10], cell.c[21]
-    if not cell.run and rec[14] ~= windows then
-      if not from or from[1] ~= rec[14] or window < from[2] then return end
-      window = from[3]
-    end
-    uncharge(cell, window, charged)
-    charge(cell, window, used)
-  end)
-end
-
 -- Keeps a hold that ended with an estimate, the newest of a user.
 local function keep(partition, id, rec, state, charged)
   local user = user_of(partition)
@@ -316,11 +291,6 @@ local function keep(partition, id, rec, state, charged)
   if not is_zero(charged) then user.c[19] = max(user.c[19], now + LONG) end
   user.estimates = user.estimates or {}
   user.estimates[#user.estimates + 1] = { text(rec[11]), id }
-end
-
-local function unlist(user, id)
-  user.unlisted = user.unlisted or {}
-  user.unlisted[#user.unlisted + 1] = id
 end
 
 local undue, over = {}, {}
@@ -363,20 +333,6 @@ local function remember()
     redis.call('ZREM', key('ended'), unpack(ids))
   end
   for _, name in ipairs({ key('ended'), past }) do redis.call('PEXPIRE', name, text(LONG / 1000)) end
-end
-
--- Whether a hold that was granted and is not here never ended: the server lost it with its last writes. Only for as long as
--- ends are remembered; after that whatever is not here counts as closed.
-local function was_lost(id)
-  local minute = minute_of(id)
-  if (minute + 1) * 60000000 + LATE <= now or minute <= tonumber(redis.call('GET', key('past')) or 0) then return false end
-  return not redis.call('ZSCORE', key('ended'), id)
-end
-
--- The key that says that the charge of a hold which the server never kept is counted.
-local function marker_of(partition, id)
-  local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
-  return key('b:' .. partition .. ':' .. hex)
 end
 
 -- Closes a hold whose lease ran out, as of the moment it did.
