@@ -199,7 +199,7 @@ pub trait ApprovalStore: TenantData {
     async fn list(&self, scope: &Scope, now: Timestamp, page: ApprovalPage) -> Result<Vec<Owned<Approval>>>;
 
     /// The scope's own requests whose time ran out before they were decided, or used. Each is handed out once, over all
-    /// callers, and is [`ApprovalState::Consumed`] from then on: whoever gets it says so in the log. At most
+    /// callers, and is [`ApprovalState::Void`] from then on: whoever gets it says so in the log. At most
     /// [`LAPSED_AT_ONCE`](crate::rules::approvals::LAPSED_AT_ONCE) at a time, oldest first.
     async fn lapsed(&self, scope: &Scope, now: Timestamp) -> Result<Vec<Owned<Approval>>>;
 
@@ -209,7 +209,7 @@ pub trait ApprovalStore: TenantData {
     /// this, and so must whoever decides past an agent.
     ///
     /// - The requester without `self_approval` is [`ErrorKind::Denied`](crate::ErrorKind::Denied).
-    /// - A request that is decided, consumed or expired is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
+    /// - A request that is decided, consumed, void or expired is [`ErrorKind::Conflict`](crate::ErrorKind::Conflict).
     /// - Of two decisions at once, exactly one wins.
     /// - [`ApprovalDecision::ApproveAndRemember`] makes the requester's grant together with the decision, or neither. A
     ///   user who has as many live grants as the store keeps is [`ErrorKind::Capacity`](crate::ErrorKind::Capacity), and

@@ -2,7 +2,8 @@
 -- first in every key; the requester stands beside every row, in clear, so that a row that was filed wrongly is known by it.
 --
 -- `deciders` are the partitions of those who may decide: row-level security shows them these rows, too, and lets them take a
--- request from pending (0) to decided (1), in their own name (`decider`), and no further. It is used up (2) by its requester.
+-- request from pending (0) to decided (1), in their own name (`decider`), and no further. Its requester uses it up
+-- (2), or makes it void (3).
 --
 -- Texts are JSON, where NUL is escaped. Times are microseconds since 1970, ids are 16 bytes, most significant first.
 

@@ -22,7 +22,7 @@ CREATE TABLE approvals_requests (
     content     INTEGER NOT NULL,
     asked_at    INTEGER NOT NULL,
     expires_at  INTEGER NOT NULL,
-    -- 0 pending, 1 decided, 2 consumed.
+    -- 0 pending, 1 decided, 2 consumed, 3 void.
     state       INTEGER NOT NULL CHECK (state IN (0, 1, 2, 3)),
     decision    INTEGER CHECK ((state = 0) = (decision IS NULL)),
     PRIMARY KEY (partition, id)

@@ -60,6 +60,11 @@ pub(super) enum Fact {
         id: ApprovalId,
         at: Timestamp,
     },
+    /// The store made a decision void that was not used.
+    Void {
+        id: ApprovalId,
+        at: Timestamp,
+    },
     Executed {
         call: u64,
         cents: u64,

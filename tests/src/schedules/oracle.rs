@@ -56,6 +56,8 @@ struct Request {
     expires: Timestamp,
     decided: Option<(usize, Said)>,
     used: Option<(usize, u32, Timestamp)>,
+    /// Whether that was no use: it was made void instead.
+    taken_back: bool,
     untold: bool,
 }
 
@@ -139,9 +141,10 @@ fn requests(facts: &[Fact], lives: &[u32]) -> Result<BTreeMap<ApprovalId, Reques
     for (at, fact) in facts.iter().enumerate() {
         match *fact {
             Fact::Created { id, call, cents, version, expires } => {
-                let (decided, used, untold) = (None, None, false);
+                let (decided, used, untold, taken_back) = (None, None, false, false);
                 let made = at;
-                let request = Request { made, call, cents, version, expires, decided, used, untold };
+                let request =
+                    Request { made, call, cents, version, expires, decided, used, untold, taken_back };
                 if requests.values().any(|known: &Request| known.call == call) {
                     return Err(format!("call {call} was asked about twice"));
                 }
@@ -154,7 +157,8 @@ fn requests(facts: &[Fact], lives: &[u32]) -> Result<BTreeMap<ApprovalId, Reques
                     return Err(format!("{id} was decided twice"));
                 }
             }
-            Fact::Consumed { id, at: when } => {
+            Fact::Consumed { id, at: when } | Fact::Void { id, at: when } => {
+                known(&mut requests, id)?.taken_back = matches!(fact, Fact::Void { .. });
                 let earlier = known(&mut requests, id)?.used.replace((at, lives[at], when));
                 if earlier.is_some() {
                     return Err(format!("{id} was used twice"));
@@ -201,6 +205,9 @@ fn may_run(
     let Some((used, life, used_at)) = request.used.filter(|(used, ..)| *used < at) else {
         return wrong("which was not used for it");
     };
+    if request.taken_back {
+        return wrong("which was taken back");
+    }
     let decided = request.decided.is_some_and(|(decided, _)| decided < used && used < when);
     if !decided {
         return wrong("and the policy was not asked again after that");

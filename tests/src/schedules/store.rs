@@ -120,7 +120,7 @@ impl ApprovalStore for Watched {
         between(async {
             let void = self.store.void(scope, id, now).await?;
             if void {
-                self.history.add(Fact::Consumed { id, at: now });
+                self.history.add(Fact::Void { id, at: now });
             }
             Ok(void)
         })
